@@ -1,0 +1,192 @@
+"""What every stage can be told, and how a command line becomes a configuration.
+
+Nothing here imports torch, so that `--help` and wrong options are answered at once.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from configs.presets import DEFAULT_PRESET, FOLDER_PRESET, PRESETS
+from src_py.errors import UserError
+from src_py.run_files import FREE_OPTIONS, RunFiles, read_json
+
+FIRST_STAGE = "simclr"  # the stage that decides on the images
+
+
+@dataclass
+class BaseConfig:
+    """Options that mean the same in every script."""
+
+    run: str | None = None  # name of the run (default: the folder's or the preset's)
+    preset: str | None = None  # settings for a known kind of images (see configs/presets.py)
+    data: Path | None = None  # folder of images, or where a built-in set is or will be downloaded
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # what to compute on
+    seed: int = 0  # of every random number
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "seed")
+        if self.data is not None:
+            self.data = self.data.expanduser().resolve()
+
+    @property
+    def files(self) -> RunFiles:
+        return RunFiles(self.run)
+
+
+def as_flag(name: str) -> str:
+    """A field's name as it is typed on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def require_at_least(config: BaseConfig, least: float, *names: str) -> None:
+    """
+    Raises:
+        UserError: when one of the fields `names` is below `least`.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            raise UserError(f"{as_flag(name)} {value}: must be at least {least}")
+
+
+@dataclass
+class TrainingConfig(BaseConfig):
+    """Options of the stages that train."""
+
+    epochs: int = 100  # passes over the images
+    batch_size: int = 512  # images a step
+    learning_rate: float = 1e-3  # peak of the optimizer's schedule
+    weight_decay: float = 1e-4  # L2 penalty
+    restart: bool = False  # begin again, although the stage is finished or half done
+    checkpoint_seconds: float = 30.0  # least time between two resumable states, s
+    tensorboard: bool = False  # also write TensorBoard logs, where it is installed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "epochs", "batch_size")
+
+
+Config = TypeVar("Config", bound=BaseConfig)
+
+
+def run_script(
+    config_class: type[Config], stage: str, main: Callable[[Config], None], description: str | None
+) -> None:
+    """Runs a script: a wrong input ends in one line and exit status 2, Ctrl-C in status 130."""
+    try:
+        main(parse(config_class, stage, description))
+    except UserError as error:
+        print(f"{stage}.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{stage}.py: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(config_class: type[Config], stage: str, description: str | None) -> Config:
+    """Builds a stage's configuration from, in rising order: its class, the preset, what an earlier
+    start of the stage was given (unless `--restart`), and the command line.
+
+    Raises:
+        UserError: on a wrong option or value, or one that contradicts the run's images.
+    """
+    arguments = sys.argv[1:]
+    early = _early_options(arguments)
+    run, preset = _choose_run(early)
+    _check_folder(run, early, begins_again=stage == FIRST_STAGE and bool(early.restart))
+    defaults = config_class(**{"run": run, "preset": preset, **PRESETS[preset].stage(stage)})
+    stored = read_json(RunFiles(run).config(stage))
+    if stored and not early.restart:
+        defaults = _overlay(defaults, stored["config"])
+    config = _run_tyro(defaults, arguments, description)
+    config.run, config.preset = run, preset
+    return config
+
+
+def _early_options(arguments: list[str]) -> argparse.Namespace:
+    """The options that decide what the others' defaults are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--run", "--preset", "--data"):
+        parser.add_argument(name)
+    parser.add_argument("--restart", action=argparse.BooleanOptionalAction)
+    try:
+        return parser.parse_known_args(arguments)[0]
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+
+
+def _choose_run(early: argparse.Namespace) -> tuple[str, str]:
+    """The run's name and its preset, which a run that exists remembers."""
+    if early.preset is not None and early.preset not in PRESETS:
+        raise UserError(f"--preset {early.preset}: no such preset; known: {', '.join(PRESETS)}")
+    folder = Path(early.data).resolve().name if early.data else None
+    run = early.run or (folder if early.preset is None else early.preset) or DEFAULT_PRESET
+    if Path(run).name != run or run.startswith("."):
+        raise UserError(f"--run {run}: a run's name must be usable as a folder's name")
+    stored = read_json(RunFiles(run).data)
+    if stored is None:
+        return run, early.preset or (FOLDER_PRESET if early.data else DEFAULT_PRESET)
+    if early.preset not in (None, stored["preset"]):
+        raise UserError(
+            f"run '{run}' was begun with --preset {stored['preset']}, now {early.preset}: "
+            f"choose another --run"
+        )
+    return run, stored["preset"]
+
+
+def _check_folder(run: str, early: argparse.Namespace, begins_again: bool) -> None:
+    stored = read_json(RunFiles(run).data)
+    if stored is None or early.data is None or begins_again:
+        return
+    root = stored["settings"]["root"]
+    if root != str(Path(early.data).expanduser().resolve()):
+        raise UserError(
+            f"run '{run}' was begun with the images in {root}, now --data {early.data}: "
+            f"choose another --run, or begin again with python {FIRST_STAGE}.py --restart"
+        )
+
+
+def _overlay(defaults: Config, stored: dict[str, Any]) -> Config:
+    """`defaults` with the values of an earlier start in place of its own."""
+    values = {}
+    for field in dataclasses.fields(defaults):
+        if field.name in FREE_OPTIONS or field.name not in stored:
+            continue
+        default, value = getattr(defaults, field.name), stored[field.name]
+        if dataclasses.is_dataclass(default):
+            value = _overlay(default, value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif field.name == "data" and value is not None:
+            value = Path(value)
+        values[field.name] = value
+    return dataclasses.replace(defaults, **values)
+
+
+def _run_tyro(defaults: Config, arguments: list[str], description: str | None) -> Config:
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(
+                type(defaults), default=defaults, args=arguments, description=description
+            )
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise UserError(_one_line(messages.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """tyro's framed message as one line."""
+    lines = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()]
+    kept = [line for line in lines[1:] if line and not line.startswith("For full helptext")]
+    return "; ".join(kept).replace(":;", ":") + " (--help lists the options)"

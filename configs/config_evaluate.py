@@ -1,0 +1,16 @@
+"""Options of evaluate.py."""
+
+from dataclasses import dataclass
+
+from configs.base_config import BaseConfig, require_at_least
+
+
+@dataclass
+class EvaluateConfig(BaseConfig):
+    batch_size: int = 512  # images a step
+    pixels: bool = False  # also score k-means on the pixels themselves (slow for large sets)
+    folder_labels: bool = False  # take the first folder level of an undivided folder as classes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "batch_size")

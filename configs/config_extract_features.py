@@ -1,0 +1,17 @@
+"""Options of extract_features.py: features of the pretext model and their nearest neighbors."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.base_config import BaseConfig, require_at_least
+
+
+@dataclass
+class ExtractFeaturesConfig(BaseConfig):
+    neighbors: int = 20  # nearest neighbors of each image, itself excluded
+    features: Literal["backbone", "projection"] = "backbone"  # layer they are searched in
+    batch_size: int = 512  # images a step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "neighbors", "batch_size")

@@ -1,0 +1,31 @@
+"""Options of scan.py, the clustering stage. The defaults are the paper's for CIFAR-10."""
+
+from dataclasses import dataclass, field
+
+from configs.base_config import TrainingConfig, require_at_least
+from src_py.augmentation import Augmentation
+
+
+@dataclass
+class ScanConfig(TrainingConfig):
+    clusters: int = 10  # more than the classes is allowed
+    epochs: int = 50  # passes over the images with the whole network
+    batch_size: int = 128  # anchors a step, one neighbor of each
+    learning_rate: float = 1e-4  # of Adam
+    weight_decay: float = 1e-4  # L2 penalty
+    entropy_weight: float = 5.0  # lambda: how strongly clusters of equal size are asked for
+    heads: int = 10  # cluster heads that share the backbone; the one of lowest loss is kept
+    head_epochs: int = 0  # passes over the stored features that train the heads alone, first
+    head_learning_rate: float = 1e-2  # of Adam in those passes
+    candidate_heads: int = 50  # heads in those passes; the `heads` of lowest loss go on
+    augment: Augmentation = field(
+        default_factory=lambda: Augmentation(
+            crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=16
+        )
+    )  # one strong view
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 2, "clusters")
+        require_at_least(self, 1, "heads", "candidate_heads")
+        require_at_least(self, 0, "head_epochs")

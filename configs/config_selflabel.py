@@ -1,0 +1,33 @@
+"""Options of selflabel.py, the last stage. The defaults are the paper's for CIFAR-10."""
+
+from dataclasses import dataclass, field
+
+from configs.base_config import TrainingConfig
+from src_py.augmentation import Augmentation
+from src_py.errors import UserError
+
+
+@dataclass
+class SelfLabelConfig(TrainingConfig):
+    epochs: int = 200  # passes over the images
+    batch_size: int = 1000  # images a step
+    learning_rate: float = 1e-4  # of Adam
+    weight_decay: float = 1e-4  # L2 penalty
+    threshold: float = 0.99  # a pseudo-label counts when its probability is above this
+    ema_decay: float = 0.0  # of the teacher that gives the pseudo-labels; 0: the model itself
+    balanced: bool = True  # weigh every class alike, whatever the number of its pseudo-labels
+    weak_augment: Augmentation = field(
+        default_factory=lambda: Augmentation(crop_scale=(0.2, 1.0), flip=0.5)
+    )  # the view that is pseudo-labelled
+    strong_augment: Augmentation = field(
+        default_factory=lambda: Augmentation(
+            crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=16
+        )
+    )  # the view that is trained on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.threshold < 1:
+            raise UserError(f"--threshold {self.threshold}: must be in [0, 1)")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")

@@ -1,0 +1,45 @@
+"""Options of simclr.py, the pretext stage. The defaults are the paper's for CIFAR-10."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from configs.base_config import TrainingConfig, require_at_least
+from src_py.augmentation import Augmentation
+from src_py.errors import UserError
+
+
+@dataclass
+class SimCLRConfig(TrainingConfig):
+    epochs: int = 500  # passes over the images
+    batch_size: int = 512  # images a step, two views of each
+    learning_rate: float = 0.4  # peak, for a batch of 512; in proportion to the actual batch
+    weight_decay: float = 1e-4  # L2 penalty
+    momentum: float = 0.9  # of SGD
+    warmup_epochs: int = 0  # epochs of linear rise to the peak, before the cosine
+    temperature: float = 0.1  # of NT-Xent
+    width: int = 64  # channels of ResNet-18's first stage; 64 gives 512-d features
+    projection_dim: int = 128  # output of the projection head
+    image_size: int | None = None  # side in px (default: the preset's, or chosen from the images)
+    channels: Literal[1, 3] | None = None  # grey or colour (default: the preset's, else colour)
+    use_unlabelled: bool = False  # also train on the unlabelled part, where a set has one (STL-10)
+    augment: Augmentation = field(
+        default_factory=lambda: Augmentation(
+            crop_scale=(0.2, 1.0),
+            flip=0.5,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.4,
+            hue=0.1,
+            jitter_probability=0.8,
+            grayscale=0.2,
+        )
+    )  # one random view
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "width", "projection_dim")
+        require_at_least(self, 0, "warmup_epochs")
+        if self.temperature <= 0:
+            raise UserError(f"--temperature {self.temperature}: must be above 0")
+        if self.image_size is not None:
+            require_at_least(self, 8, "image_size")

@@ -1,0 +1,129 @@
+"""What differs from one kind of images to the next, and nothing else."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from src_py.augmentation import Augmentation
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One kind of images.
+
+    Attributes:
+        source: where the images come from when no `--data` folder of image files is given.
+        image_size: side in px, or None to choose it from the images.
+        channels: 1 (grey) or 3.
+        mean, std: per channel, of pixels in [0, 1]; None to measure them.
+        stages: options of a stage that differ from its config module's, by the script's name.
+    """
+
+    source: str
+    image_size: int | None = None
+    channels: int = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        return self.stages.get(name, {})
+
+
+# Strokes have no mirror image (2 and 5, 6 and 9 would meet), and no colour: views differ in place,
+# size, slant and ink.
+STROKES = Augmentation(rotate=15, translate=0.12, zoom=0.15, shear=10, brightness=0.4)
+WEAK_STROKES = Augmentation(rotate=5, translate=0.05, zoom=0.05)
+
+DIGITS = {
+    "simclr": {
+        "epochs": 100,
+        "batch_size": 256,
+        "width": 16,
+        "temperature": 0.2,
+        "warmup_epochs": 5,
+        "augment": STROKES,
+    },
+    "scan": {
+        "epochs": 20,
+        "batch_size": 256,
+        "learning_rate": 1e-3,
+        "head_epochs": 30,
+        "augment": STROKES,
+    },
+    "selflabel": {
+        "epochs": 40,
+        "batch_size": 256,
+        "learning_rate": 1e-3,
+        "threshold": 0.95,
+        "ema_decay": 0.99,
+        "weak_augment": WEAK_STROKES,
+        "strong_augment": STROKES,
+    },
+}
+
+GARMENT_VIEW = Augmentation(crop_scale=(0.3, 1.0), flip=0.5, brightness=0.4, contrast=0.4)
+GARMENT_STRONG = Augmentation(crop_scale=(0.3, 1.0), flip=0.5, rand_augment_ops=2, cutout=10)
+
+MNIST = {
+    "simclr": {"epochs": 50, "temperature": 0.2, "width": 32, "augment": STROKES},
+    "scan": {"augment": STROKES},
+    "selflabel": {
+        "epochs": 50,
+        "ema_decay": 0.99,
+        "weak_augment": WEAK_STROKES,
+        "strong_augment": STROKES,
+    },
+}
+
+FASHION_MNIST = {
+    "simclr": {"epochs": 100, "temperature": 0.2, "width": 32, "augment": GARMENT_VIEW},
+    "scan": {"augment": GARMENT_STRONG},
+    "selflabel": {
+        "epochs": 100,
+        "ema_decay": 0.99,
+        "weak_augment": Augmentation(crop_scale=(0.5, 1.0), flip=0.5),
+        "strong_augment": GARMENT_STRONG,
+    },
+}
+
+# A person's own images: few steps an epoch, many kinds, and often no GPU.
+FOLDER = {
+    "simclr": {"epochs": 200, "batch_size": 256, "width": 32, "warmup_epochs": 10},
+    "scan": {"head_epochs": 30},
+    "selflabel": {"epochs": 100, "batch_size": 256, "threshold": 0.95, "ema_decay": 0.99},
+}
+
+STL10 = {
+    "scan": {
+        "augment": Augmentation(crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=32)
+    },
+    "selflabel": {
+        "epochs": 100,
+        "strong_augment": Augmentation(
+            crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=32
+        ),
+    },
+}
+
+# cifar10 and cifar20 follow the paper, whose options are the config modules' defaults.
+PRESETS = {
+    "digits": Preset("digits", image_size=16, channels=1, stages=DIGITS),
+    "folder": Preset("folder", stages=FOLDER),
+    "cifar10": Preset(
+        "cifar10", 32, 3, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+    ),
+    "cifar20": Preset(
+        "cifar20",
+        32,
+        3,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        stages={"scan": {"clusters": 20}},
+    ),
+    "stl10": Preset("stl10", 96, 3, stages=STL10),
+    "mnist": Preset("mnist", 28, 1, stages=MNIST),
+    "fashion_mnist": Preset("fashion_mnist", 28, 1, stages=FASHION_MNIST),
+}
+
+DEFAULT_PRESET = "digits"
+FOLDER_PRESET = "folder"

@@ -1,0 +1,69 @@
+"""Scores a run: against labels where the images have them, and without labels where not.
+
+    python evaluate.py
+    python evaluate.py --run holiday
+
+The only script that reads a label. Prints a table and writes logs/<run>/evaluation.json,
+confusion.png and contact_sheet.png.
+"""
+
+from pathlib import Path
+
+from configs.base_config import run_script
+from configs.config_evaluate import EvaluateConfig
+
+STAGES = ("scan", "selflabel")
+
+
+def main(config: EvaluateConfig) -> None:
+    # Imported here, so that --help and wrong options do not wait for torch.
+    from src_py import evaluation
+    from src_py.checkpoints import load_clustering, load_contrastive, require
+    from src_py.gallery import save_contact_sheet
+    from src_py.hardware import choose_hardware
+    from src_py.labels import load_labels
+    from src_py.loaders import ResidentImages
+    from src_py.run_data import load_settings, load_split
+    from src_py.run_files import write_json
+
+    files = config.files
+    settings = load_settings(files)
+    root = None if settings.root is None else Path(settings.root)
+    pretext = require(files, files.output("simclr"), f"simclr.py --run {config.run}")
+    hardware = choose_hardware(config.device)
+    encoder = hardware.place(load_contrastive(pretext).backbone)
+    classifiers = {
+        stage: hardware.place(load_clustering(files.output(stage))[0])
+        for stage in STAGES
+        if files.output(stage).exists()
+    }
+
+    splits = {}
+    for split in ("train", "test"):
+        image_set = load_split(files, settings, split)
+        if image_set is None:
+            continue
+        images = ResidentImages(image_set.images, hardware.device)
+        compute = evaluation.Computation(images, settings, hardware, config.batch_size)
+        splits[split] = evaluation.Split(
+            images=image_set.images,
+            labels=load_labels(settings.source, root, split, image_set.names, config.folder_labels),
+            features=compute.outputs(encoder),
+            probabilities={name: compute.probabilities(m) for name, m in classifiers.items()},
+        )
+
+    result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
+    write_json(files.evaluation, result)
+    print(evaluation.as_table(config.run, result))
+    if classifiers:
+        last = list(classifiers)[-1]
+        evaluation.save_confusion(files.logs / "confusion.png", splits, last)
+        train = splits["train"]
+        save_contact_sheet(
+            files.logs / "contact_sheet.png", train.images, train.probabilities[last]
+        )
+        print(f"pictures: {files.logs / 'contact_sheet.png'}")
+
+
+if __name__ == "__main__":
+    run_script(EvaluateConfig, "evaluate", main, __doc__)

@@ -1,0 +1,58 @@
+"""Stage 3, SCAN: a classifier that puts every image and its neighbors into one cluster.
+
+    python scan.py
+    python scan.py --run holiday --clusters 12
+
+Leaves ckp/<run>/scan.pt. Next: python selflabel.py --run <run>
+"""
+
+from configs.base_config import run_script
+from configs.config_scan import ScanConfig
+
+
+def main(config: ScanConfig) -> None:
+    # Imported here, so that --help and wrong options do not wait for torch.
+    import numpy as np
+    import torch
+
+    from src_py.checkpoints import clustering_content, load_contrastive, require
+    from src_py.hardware import choose_hardware
+    from src_py.loaders import ResidentImages
+    from src_py.models import ClusterHeads, ClusteringModel
+    from src_py.run_data import load_settings, load_split
+    from src_py.session import TrainingSession
+    from src_py.training_loops import keep_best_head, train_heads, train_scan
+
+    files = config.files
+    settings = load_settings(files)
+    pretext = require(files, files.output("simclr"), f"simclr.py --run {config.run}")
+    mining = f"extract_features.py --run {config.run}"
+    features_file = require(files, files.features, mining)
+    neighbors_file = require(files, files.neighbors, mining)
+    hardware = choose_hardware(config.device)
+    session = TrainingSession(config, "scan", hardware, [pretext, features_file, neighbors_file])
+    if session.is_finished:
+        return
+
+    images = ResidentImages(load_split(files, settings, "train").images, hardware.device)
+    neighbors = torch.from_numpy(np.load(neighbors_file)).to(hardware.device)  # (N, k)
+    statistics = (settings.mean, settings.std)
+
+    torch.manual_seed(config.seed)
+    backbone = load_contrastive(pretext).backbone
+    if config.head_epochs and not session.is_resumable:
+        features = torch.from_numpy(np.load(features_file)).to(hardware.device)  # (N, D)
+        heads = train_heads(features, neighbors, config, session)
+    else:
+        heads = ClusterHeads(backbone.feature_dim, config.clusters, config.heads)
+    model = hardware.place(ClusteringModel(backbone, heads))
+
+    train_scan(model, images, neighbors, statistics, config, session)
+    model = keep_best_head(model, images, neighbors, statistics, config, session)
+
+    path = session.finish(clustering_content(model, settings))
+    print(f"{path} written; next: python selflabel.py --run {config.run}")
+
+
+if __name__ == "__main__":
+    run_script(ScanConfig, "scan", main, __doc__)

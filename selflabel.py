@@ -1,0 +1,44 @@
+"""Stage 4, self-labelling: the classifier learns from its own confident predictions.
+
+    python selflabel.py
+    python selflabel.py --run holiday --threshold 0.95
+
+Leaves ckp/<run>/selflabel.pt. Next: python evaluate.py --run <run>, or
+python predict.py --run <run> FOLDER --out out
+"""
+
+from configs.base_config import run_script
+from configs.config_selflabel import SelfLabelConfig
+
+
+def main(config: SelfLabelConfig) -> None:
+    # Imported here, so that --help and wrong options do not wait for torch.
+    import torch
+
+    from src_py.checkpoints import clustering_content, load_clustering, require
+    from src_py.hardware import choose_hardware
+    from src_py.loaders import ResidentImages
+    from src_py.run_data import load_settings, load_split
+    from src_py.session import TrainingSession
+    from src_py.training_loops import train_self_label
+
+    files = config.files
+    settings = load_settings(files)
+    scan = require(files, files.output("scan"), f"scan.py --run {config.run}")
+    hardware = choose_hardware(config.device)
+    session = TrainingSession(config, "selflabel", hardware, [scan])
+    if session.is_finished:
+        return
+
+    images = ResidentImages(load_split(files, settings, "train").images, hardware.device)
+    torch.manual_seed(config.seed)
+    model = hardware.place(load_clustering(scan)[0])
+
+    final = train_self_label(model, images, (settings.mean, settings.std), config, session)
+
+    path = session.finish(clustering_content(final, settings))
+    print(f"{path} written; next: python evaluate.py --run {config.run}")
+
+
+if __name__ == "__main__":
+    run_script(SelfLabelConfig, "selflabel", main, __doc__)

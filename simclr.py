@@ -1,0 +1,46 @@
+"""Stage 1, the pretext: learns features from the images alone (SimCLR).
+
+    python simclr.py                                   # the digits that scikit-learn ships
+    python simclr.py --preset cifar10                  # a known set, downloaded to ./data
+    python simclr.py --data photos --run holiday       # any folder of images
+
+Leaves ckp/<run>/pretext.pt. Next: python extract_features.py --run <run>
+"""
+
+from configs.base_config import run_script
+from configs.config_simclr import SimCLRConfig
+from configs.presets import PRESETS
+
+
+def main(config: SimCLRConfig) -> None:
+    # Imported here, so that --help and wrong options do not wait for torch.
+    import torch
+
+    from src_py.checkpoints import contrastive_content
+    from src_py.hardware import choose_hardware
+    from src_py.loaders import ResidentImages
+    from src_py.models import BackboneSpec, ContrastiveModel
+    from src_py.run_data import settle_data
+    from src_py.session import TrainingSession
+    from src_py.training_loops import train_simclr
+
+    hardware = choose_hardware(config.device)
+    session = TrainingSession(config, "simclr", hardware)
+    if session.is_finished:
+        return
+
+    settings, image_set = settle_data(config, PRESETS[config.preset], hardware.device.type == "cpu")
+    images = ResidentImages(image_set.images, hardware.device)
+
+    torch.manual_seed(config.seed)
+    spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
+    model = hardware.place(ContrastiveModel(spec, config.projection_dim))
+
+    train_simclr(model, images, (settings.mean, settings.std), config, session)
+
+    path = session.finish(contrastive_content(model))
+    print(f"{path} written; next: python extract_features.py --run {config.run}")
+
+
+if __name__ == "__main__":
+    run_script(SimCLRConfig, "simclr", main, __doc__)

@@ -1,0 +1,69 @@
+"""What one random view consists of, as plain data: no torch here, so configs load quickly.
+
+The tensor code that carries it out is `src_py/transforms.py` (`augment`).
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The parts of one random view, in the order in which `augment` applies them.
+
+    Every default is neutral: `Augmentation()` only resizes. Raises ValueError for a value outside
+    the range in which it has a meaning.
+    """
+
+    crop_scale: tuple[float, float] = (1.0, 1.0)  # area of the crop, fraction of the image's area
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop
+    flip: float = 0.0  # probability of a horizontal flip
+    rotate: float = 0.0  # largest angle, degrees, both ways
+    translate: float = 0.0  # largest shift, fraction of the side, both ways and along both axes
+    zoom: float = 0.0  # largest change of scale, uniform in 1 - zoom to 1 + zoom
+    shear: float = 0.0  # largest horizontal shear angle, degrees, both ways
+    brightness: float = 0.0  # largest change of the brightness factor around 1
+    contrast: float = 0.0  # largest change of the contrast factor around 1
+    saturation: float = 0.0  # largest change of the saturation factor around 1
+    hue: float = 0.0  # largest change of hue, turns of the colour circle, 0 to 0.5
+    jitter_probability: float = 0.8  # probability of the four colour changes together
+    grayscale: float = 0.0  # probability of dropping the colours
+    blur: float = 0.0  # probability of a Gaussian blur, sigma uniform in 0.1 to 2 px
+    rand_augment_ops: int = 0  # RandAugment operations in a row, a count
+    rand_augment_magnitude: int | None = None  # magnitude bin 0 to 30; None: each sample draws one
+    cutout: int = 0  # side of the erased square, px
+
+    def __post_init__(self) -> None:
+        for name, lowest, highest in (
+            ("flip", 0, 1),
+            ("rotate", 0, 180),
+            ("translate", 0, 1),
+            ("zoom", 0, 0.99),
+            ("shear", 0, 89),
+            ("brightness", 0, math.inf),
+            ("contrast", 0, math.inf),
+            ("saturation", 0, math.inf),
+            ("hue", 0, 0.5),
+            ("jitter_probability", 0, 1),
+            ("grayscale", 0, 1),
+            ("blur", 0, 1),
+            ("rand_augment_ops", 0, math.inf),
+            ("cutout", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not lowest <= value <= highest:
+                expected = f"{lowest} to {highest}" if highest < math.inf else f"at least {lowest}"
+                raise ValueError(f"augmentation {name} is {value}, expected {expected}")
+        for name in ("rand_augment_ops", "cutout"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"augmentation {name} is {getattr(self, name)}, expected an int")
+        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+            value = getattr(self, name)
+            if len(value) != 2 or not 0 < value[0] <= value[1] <= highest:
+                limit = f" <= {highest:g}" if highest < math.inf else ""
+                raise ValueError(f"augmentation {name} is {value}, expected 0 < low <= high{limit}")
+        magnitude = self.rand_augment_magnitude
+        if magnitude is not None and magnitude not in range(31):
+            raise ValueError(
+                f"augmentation rand_augment_magnitude is {magnitude}, expected 0 to 30 or None"
+            )

@@ -1,0 +1,113 @@
+"""Reading and writing checkpoints: plain tensors and values, never pickled objects."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from src_py.datasets import DataSettings
+from src_py.errors import UserError
+from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.run_files import RunFiles, as_plain, write_atomically
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Writes `content` (tensors, numbers, strings, lists, dicts) to `path`, all or nothing."""
+    complete = {"format": FORMAT, **content}
+    write_atomically(path, lambda temporary: torch.save(complete, temporary))
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Reads a checkpoint onto the CPU.
+
+    Raises:
+        UserError: when the file is missing, damaged, or of another program or version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({reason}); make it again with --restart"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this version; make it again with --restart")
+    return content
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 of the files' bytes: tells whether a later stage was made from just these."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def contrastive_content(model: ContrastiveModel) -> dict:
+    """What rebuilds a pretext model."""
+    projection_dim = model.projection_head[-1].out_features
+    return {
+        "backbone": model.backbone.spec.as_dict(),
+        "projection_dim": projection_dim,
+        "weights": _weights(model),
+    }
+
+
+def clustering_content(model: ClusteringModel, settings: DataSettings) -> dict:
+    """What rebuilds a classifier, and how it must be shown images."""
+    return {
+        "data": as_plain(settings),
+        "backbone": model.backbone.spec.as_dict(),
+        "clusters": model.heads.clusters,
+        "heads": model.heads.heads,
+        "weights": _weights(model),
+    }
+
+
+def load_contrastive(path: Path) -> ContrastiveModel:
+    content = load_checkpoint(path)
+    model = ContrastiveModel(BackboneSpec(**content["backbone"]), content["projection_dim"])
+    model.load_state_dict(content["weights"])
+    return model
+
+
+def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
+    """The classifier in `path` and the rest of what the checkpoint holds."""
+    content = load_checkpoint(path)
+    backbone = ResNet18(BackboneSpec(**content["backbone"]))
+    heads = ClusterHeads(backbone.feature_dim, content["clusters"], content["heads"])
+    model = ClusteringModel(backbone, heads)
+    model.load_state_dict(content.pop("weights"))
+    return model, content
+
+
+def require(files: RunFiles, path: Path, command: str) -> Path:
+    """`path`, when it is there.
+
+    Raises:
+        UserError: naming the command that makes the missing file.
+    """
+    if not path.exists():
+        raise UserError(
+            f"run '{files.run}': {path} is missing; run first: python {command}"
+            + _known_runs_hint(files)
+        )
+    return path
+
+
+def _known_runs_hint(files: RunFiles) -> str:
+    if files.checkpoints.exists():
+        return ""
+    root = files.checkpoints.parent
+    known = sorted(path.parent.name for path in root.glob("*/data.json"))
+    return f" (runs that exist: {', '.join(known)})" if known else ""
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}

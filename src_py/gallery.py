@@ -1,0 +1,47 @@
+"""Pictures of clusters for a person to look at."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from src_py.run_files import write_atomically
+
+TILE = 48  # px: side of a thumbnail
+MARGIN = 4  # px
+LABEL_WIDTH = 150  # px: room for a row's text
+
+
+def save_contact_sheet(
+    path: Path, images: Tensor, probabilities: np.ndarray, per_cluster: int = 16
+) -> None:
+    """Writes a PNG with a row for each cluster: its most typical images, the most certain first.
+
+    Args:
+        images: (N, C, S, S) uint8.
+        probabilities: (N, clusters).
+    """
+    clusters = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    count = probabilities.shape[1]
+    step = TILE + MARGIN
+    sheet = Image.new("RGB", (LABEL_WIDTH + per_cluster * step, count * step + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for cluster in range(count):
+        members = np.flatnonzero(clusters == cluster)
+        typical = members[np.argsort(-confidence[members], kind="stable")][:per_cluster]
+        top = MARGIN + cluster * step
+        draw.text((MARGIN, top + TILE // 4), f"cluster {cluster}\n{len(members)} images", "black")
+        for column, row in enumerate(typical):
+            sheet.paste(_thumbnail(images[row]), (LABEL_WIDTH + column * step, top))
+    write_atomically(path, lambda temporary: sheet.save(temporary))
+
+
+def _thumbnail(image: Tensor) -> Image.Image:
+    """A (C, S, S) uint8 image, enlarged without blur or reduced with it to TILE px."""
+    pixels = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+    small = picture.width < TILE
+    method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return picture.convert("RGB").resize((TILE, TILE), method)

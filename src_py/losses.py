@@ -1,0 +1,130 @@
+"""The losses of SCAN (Van Gansbeke et al., ECCV 2020): pure functions of tensors, batch first.
+
+Half and bfloat16 inputs are computed in float32, also inside an autocast region; float64 stays
+float64. Nothing here copies a value to the host, so no loss makes an accelerator wait.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class ScanLoss(NamedTuple):
+    """The clustering loss and its two terms: scalars, or (H,) tensors for H heads."""
+
+    total: Tensor
+    consistency: Tensor
+    entropy: Tensor
+
+
+class SelfLabelLoss(NamedTuple):
+    """The self-labelling loss (scalar) and the number of kept samples (0-dim int64)."""
+
+    loss: Tensor
+    kept: Tensor
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss for two views of a batch, a scalar.
+
+    l(i) = -log( exp(z_i.z_i+ / t) / sum_{j != i} exp(z_i.z_j / t) ), averaged over the 2B views
+    z, which are L2-normalised here. The positive stays in the denominator, self does not; with
+    B = 1 the positive is the whole denominator and the loss is 0.
+
+    first, second: (B, D) projections, row i of both from image i. temperature: t > 0.
+    Raises ValueError for other shapes, an empty batch or a temperature that is not positive.
+    """
+    _check_pair("first", first, "second", second, ranks=(2,))
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    batch = first.shape[0]
+    with _no_autocast(first):
+        views = F.normalize(torch.cat([_widen(first), _widen(second)]), dim=1)  # (2B, D)
+        similarity = views @ views.T / temperature  # (2B, 2B)
+        index = torch.arange(2 * batch, device=views.device)
+        itself = index[:, None] == index[None, :]
+        # Row i of one view has its positive B rows away, in the other view.
+        return F.cross_entropy(similarity.masked_fill(itself, -math.inf), index.roll(batch))
+
+
+def scan_loss(anchor_logits: Tensor, neighbor_logits: Tensor, entropy_weight: float) -> ScanLoss:
+    """SCAN's clustering loss, for one head or for several at once.
+
+    With p = softmax(logits) and m the mean of the anchors' p over the batch:
+      consistency = -mean_i log <p(anchor_i), p(neighbor_i)>
+      entropy     = -sum_c m_c log m_c
+      total       = consistency - entropy_weight * entropy
+    All in log space, so that saturated logits need no epsilon and keep their gradient.
+
+    anchor_logits, neighbor_logits: (B, C) -> scalars, or (H, B, C) -> (H,) tensors.
+    Raises ValueError for other shapes or an empty batch.
+    """
+    _check_pair("anchor_logits", anchor_logits, "neighbor_logits", neighbor_logits, ranks=(2, 3))
+    with _no_autocast(anchor_logits):
+        log_anchor = _widen(anchor_logits).log_softmax(dim=-1)  # (..., B, C)
+        log_neighbor = _widen(neighbor_logits).log_softmax(dim=-1)
+        consistency = -(log_anchor + log_neighbor).logsumexp(dim=-1).mean(dim=-1)
+        log_mean = log_anchor.logsumexp(dim=-2) - math.log(log_anchor.shape[-2])  # (..., C)
+        entropy = -(log_mean.exp() * log_mean).sum(dim=-1)
+        return ScanLoss(consistency - entropy_weight * entropy, consistency, entropy)
+
+
+def self_label_loss(
+    weak_logits: Tensor, strong_logits: Tensor, threshold: float, balanced: bool = True
+) -> SelfLabelLoss:
+    """SCAN's self-labelling loss: confident predictions on weak views teach the strong views.
+
+    A sample is kept when max softmax(weak) > threshold; its target is the argmax of weak. With
+    l_i = cross_entropy(strong_i, target_i) and w_i = kept / (kept samples of class target_i),
+    or w_i = 1 when not balanced:
+      loss = sum_{kept} w_i l_i / sum_{kept} w_i
+    When nothing is kept the loss is 0 and its gradient is 0. No gradient reaches weak_logits.
+
+    weak_logits, strong_logits: (B, C).
+    Raises ValueError for other shapes or an empty batch.
+    """
+    _check_pair("weak_logits", weak_logits, "strong_logits", strong_logits, ranks=(2,))
+    with _no_autocast(strong_logits):
+        confidence, target = _widen(weak_logits.detach()).softmax(dim=1).max(dim=1)  # (B,), (B,)
+        keep = confidence > threshold
+        each = F.cross_entropy(_widen(strong_logits), target, reduction="none")  # (B,)
+        # Dropped samples become zeros rather than being indexed away: a boolean index would
+        # have to ask the device for its length.
+        weight = keep.to(each.dtype)
+        kept = keep.sum()
+        if balanced:
+            classes = torch.arange(weak_logits.shape[1], device=target.device)
+            kept_of_class = (keep[:, None] & (target[:, None] == classes)).sum(dim=0)  # (C,)
+            weight = weight * kept / kept_of_class.clamp(min=1)[target]
+        # The sum of weights is 0 or at least 1, so the clamp acts on an empty mask only.
+        loss = (weight * each.where(keep, 0.0)).sum() / weight.sum().clamp(min=1)
+        return SelfLabelLoss(loss, kept)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """float64 as it is, anything else in float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _no_autocast(tensor: Tensor) -> torch.autocast:
+    """A region in which autocast does not take the matrix product back to half precision."""
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def _check_pair(
+    first_name: str, first: Tensor, second_name: str, second: Tensor, ranks: tuple[int, ...]
+) -> None:
+    """Raise ValueError unless both have the same shape, with an allowed rank and no empty axis."""
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{first_name} and {second_name} must have the same shape, "
+            f"got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    if first.dim() not in ranks or first.numel() == 0:
+        expected = " or ".join({2: "(B, C)", 3: "(H, B, C)"}[rank] for rank in ranks)
+        raise ValueError(
+            f"{first_name} must be a non-empty {expected} tensor, got {tuple(first.shape)}"
+        )

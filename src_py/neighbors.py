@@ -1,0 +1,244 @@
+"""Nearest neighbors by cosine similarity, on a CPU, in memory that grows with N and not with N^2.
+
+    neighbors, similarity = find_neighbors(features, k=20)
+
+faiss does the search: exactly for up to 200,000 rows, above that in an inverted file whose
+breadth is chosen by measuring its recall on a sample of these very features.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+LARGEST_EXACT = 200_000  # rows; the exact search is quadratic
+# The breadth of an approximate search is doubled until a sample reaches this recall. It leaves
+# room above the promised 0.95 for the sample's own error (a standard error near 0.002).
+RECALL_AIMED_AT = 0.97
+RECALL_SAMPLE = 500  # rows
+# Candidates beyond k + 1. faiss breaks ties in its own order; the surplus lets near-ties at the
+# end of a row be decided here, by similarity and then by index.
+SURPLUS = 8
+BLOCK_BYTES = 64 * 2**20  # of features gathered at a time
+DUPLICATE = 1 - 1e-6  # cosine similarity above which two rows count as the same
+
+
+def l2_normalize(features: np.ndarray) -> np.ndarray:
+    """(N, D) features of any real dtype -> (N, D) float32 rows of length 1.
+
+    Raises ValueError if the array is not two-dimensional, is empty, or holds rows that are not
+    finite or all zero: they have no direction, so the message says how many there are.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.size == 0:
+        raise ValueError(f"features must be a non-empty (N, D) array, got shape {features.shape}")
+    features = features.astype(np.result_type(features.dtype, np.float32), copy=False)
+    # max and min see NaN and infinity without an (N, D) temporary; dividing by the largest
+    # magnitude first keeps the squares of very large or very small rows in range.
+    largest = np.maximum(features.max(axis=1), -features.min(axis=1))  # (N,)
+    _require_no_rows(~np.isfinite(largest), "are not finite")
+    _require_no_rows(largest == 0, "are all zero")
+    unit = (features / largest[:, None]).astype(np.float32, copy=False)
+    unit /= np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
+    return unit
+
+
+def find_neighbors(
+    features: np.ndarray, k: int, threads: int | None = None, exact: bool | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k most similar other rows of every row, by cosine similarity.
+
+    features: (N, D), any length of rows. threads: faiss's threads, None for its default.
+    exact: True compares all pairs, False uses the inverted file, None decides by N.
+
+    Returns neighbors (N, k) int64 and similarity (N, k) float32, the most similar first and ties
+    by index. A row is left out of its own neighbors by its index, so exact duplicates of it stay
+    in. Among more than k + 8 duplicates of one row, which of them are listed is faiss's choice.
+
+    Raises ValueError if k < 1, k >= N, or l2_normalize refuses the features.
+    """
+    unit = np.ascontiguousarray(l2_normalize(features))
+    rows = len(unit)
+    if not 1 <= k < rows:
+        raise ValueError(
+            f"k must be at least 1 and below the number of rows, got k = {k} for {rows} rows"
+        )
+    if exact is None:
+        exact = rows <= LARGEST_EXACT
+    wanted = min(k + 1 + SURPLUS, rows)
+    index = None
+    with _faiss_threads(threads):
+        if not exact:
+            index = _build_index(unit, wanted)
+        return _search_blocks(unit, k, wanted, index)
+
+
+def neighbor_recall(
+    features: np.ndarray, neighbors: np.ndarray, sample: int = 1000, seed: int = 0
+) -> float:
+    """The share of the true neighbors that (N, k) neighbors contain, from a sample of rows.
+
+    A listed row counts as true if it is as similar as the k-th true neighbor, so that the choice
+    among exact duplicates does not matter. Costs sample * N * D multiplications.
+    Raises ValueError if the number of rows differs or l2_normalize refuses the features.
+    """
+    unit = np.ascontiguousarray(l2_normalize(features))
+    if len(neighbors) != len(unit):
+        raise ValueError(f"{len(neighbors)} rows of neighbors for {len(unit)} rows of features")
+    queries = _sample_rows(len(unit), sample, seed)
+    candidates = _search_exact(unit[queries], unit, neighbors.shape[1] + 1)
+    _, similarity = _rank(unit, queries, candidates, neighbors.shape[1])
+    found = _similarity(unit, queries, neighbors[queries])
+    return float(np.mean(found >= similarity[:, -1:] - 1e-6))
+
+
+def neighbor_statistics(neighbors: np.ndarray, similarity: np.ndarray) -> dict[str, float | int]:
+    """What a neighbor graph looks like, without labels, in O(N k) memory.
+
+    neighbors, similarity: (N, k), as find_neighbors returns them. The dictionary holds
+      mean_similarity, min_similarity   over all pairs
+      mutual_share       pairs i -> j for which j -> i too, as a fraction of all pairs
+      max_in_degree      how often the most popular row is chosen (hubness; the mean is k)
+      never_chosen       rows that are nobody's neighbor
+      exact_duplicates   rows with a neighbor more similar than 1 - 1e-6
+    Raises ValueError if the two shapes differ or are not (N, k).
+    """
+    if neighbors.shape != similarity.shape or neighbors.ndim != 2 or neighbors.size == 0:
+        raise ValueError(
+            "neighbors and similarity must be (N, k) arrays of one shape, "
+            f"got {neighbors.shape} and {similarity.shape}"
+        )
+    rows = len(neighbors)
+    # Each pair as one number that forgets its direction: a mutual pair then occurs twice. One
+    # sort of them is many times faster than looking up every reversed pair.
+    anchors = np.arange(rows, dtype=np.int64)[:, None]
+    pairs = (np.minimum(anchors, neighbors) * rows + np.maximum(anchors, neighbors)).ravel()
+    pairs.sort()
+    mutual = 2 * np.count_nonzero(pairs[1:] == pairs[:-1])
+    in_degree = np.bincount(neighbors.ravel(), minlength=rows)
+    return {
+        "mean_similarity": float(similarity.mean(dtype=np.float64)),
+        "min_similarity": float(similarity.min()),
+        "mutual_share": mutual / pairs.size,
+        "max_in_degree": int(in_degree.max()),
+        "never_chosen": int(np.count_nonzero(in_degree == 0)),
+        "exact_duplicates": int(np.count_nonzero(similarity.max(axis=1) > DUPLICATE)),
+    }
+
+
+def _require_no_rows(bad: np.ndarray, what: str) -> None:
+    """Raise ValueError if any of the (N,) flags is set, saying how many and where the first is."""
+    if bad.any():
+        raise ValueError(
+            f"{np.count_nonzero(bad)} of {len(bad)} feature rows {what}, "
+            f"the first is row {int(bad.argmax())}"
+        )
+
+
+@contextmanager
+def _faiss_threads(threads: int | None) -> Iterator[None]:
+    """faiss keeps its number of threads in a global: set it, and put it back afterwards."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarray:
+    """(Q, D) queries -> (Q, count) indices of the most similar of all rows."""
+    import faiss
+
+    # The same code as IndexFlatIP.search, without the index's copy of the features.
+    return faiss.knn(queries, unit, min(count, len(unit)), metric=faiss.METRIC_INNER_PRODUCT)[1]
+
+
+def _build_index(unit: np.ndarray, wanted: int):
+    """A faiss IndexIVFFlat over the rows, broad enough for RECALL_AIMED_AT on a sample."""
+    import faiss
+
+    rows, width = unit.shape
+    lists = max(1, min(int(4 * rows**0.5), rows // 39))  # k-means wants 39 rows a centroid
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = 64  # a quarter of faiss's default: four times faster
+    index.train(unit)
+    index.add(unit)
+
+    queries = _sample_rows(rows, RECALL_SAMPLE, seed=0)
+    truth = _search_exact(unit[queries], unit, wanted)
+    lowest = _similarity(unit, queries, truth)[:, -1:]  # (Q, 1)
+    index.nprobe = min(8, lists)
+    while index.nprobe < lists:
+        similarity, _ = index.search(unit[queries], truth.shape[1])
+        # Missing results come back as -FLT_MAX, below any similarity.
+        if np.mean(similarity >= lowest - 1e-6) >= RECALL_AIMED_AT:
+            break
+        index.nprobe = min(2 * index.nprobe, lists)
+    return index
+
+
+def _order_by_list(unit: np.ndarray, index) -> np.ndarray:
+    """All (N,) row indices, those of one inverted list together.
+
+    Neighbors in this order probe the same lists while these are in the cache: measured on
+    300,000 x 128 with two threads, the search takes half the time.
+    """
+    nearest = index.quantizer.search(unit, 1)[1][:, 0]
+    return np.argsort(nearest, kind="stable")
+
+
+def _search_blocks(unit: np.ndarray, k: int, wanted: int, index) -> tuple[np.ndarray, np.ndarray]:
+    """find_neighbors on (N, D) unit rows, a block of rows at a time; index None is exact."""
+    rows, width = unit.shape
+    neighbors = np.empty((rows, k), dtype=np.int64)
+    similarity = np.empty((rows, k), dtype=np.float32)
+    # faiss is fastest with a few thousand queries at once; ranking gathers wanted * D values a row.
+    search_block = 8192
+    rank_block = max(1, BLOCK_BYTES // (4 * width * wanted))
+    order = np.arange(rows) if index is None else _order_by_list(unit, index)
+    for start in range(0, rows, search_block):
+        queries = order[start : start + search_block]
+        if index is None:
+            candidates = _search_exact(unit[queries], unit, wanted)
+        else:
+            candidates = index.search(unit[queries], wanted)[1]
+            # The probed lists may hold fewer rows than wanted; such queries see all rows instead.
+            short = (candidates < 0).any(axis=1)
+            if short.any():
+                candidates[short] = _search_exact(unit[queries[short]], unit, wanted)
+        for first in range(0, len(queries), rank_block):
+            part = slice(first, first + rank_block)
+            block = queries[part]
+            neighbors[block], similarity[block] = _rank(unit, block, candidates[part], k)
+    return neighbors, similarity
+
+
+def _rank(
+    unit: np.ndarray, queries: np.ndarray, candidates: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best k of (Q, m) candidates for Q rows, without the rows themselves, m > k."""
+    similarity = _similarity(unit, queries, candidates)
+    # Moving self behind everything drops it wherever it stands; where duplicates crowded it out
+    # of the candidates, the least similar of them is dropped in its place.
+    similarity[candidates == queries[:, None]] = -np.inf
+    order = np.lexsort((candidates, -similarity))[:, :k]
+    return np.take_along_axis(candidates, order, 1), np.take_along_axis(similarity, order, 1)
+
+
+def _similarity(unit: np.ndarray, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """(Q,) rows and (Q, m) candidates -> (Q, m) float32 cosine similarities.
+
+    Summed in the same order for every pair, unlike a matrix product in blocks, so that identical
+    rows have identical similarities and ties are ties.
+    """
+    similarity = np.einsum("qd,qmd->qm", unit[queries], unit[candidates])
+    return np.clip(similarity, -1, 1, out=similarity)
+
+
+def _sample_rows(rows: int, sample: int, seed: int) -> np.ndarray:
+    """At most sample distinct row indices, sorted."""
+    chosen = np.random.default_rng(seed).choice(rows, size=min(sample, rows), replace=False)
+    return np.sort(chosen)

@@ -1,0 +1,231 @@
+"""What the training stages share: resume, logs, progress, the seeds of each epoch."""
+
+import csv
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from src_py.checkpoints import digest, load_checkpoint, save_checkpoint
+from src_py.errors import UserError
+from src_py.hardware import Hardware
+from src_py.run_files import (
+    FREE_OPTIONS,
+    RunFiles,
+    as_plain,
+    read_json,
+    write_atomically,
+    write_json,
+)
+
+
+class Stateful(Protocol):
+    """A model, an optimizer, or anything else that can be stored and restored."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class TrainingSession:
+    """One training stage of one run, from its first epoch or from where it was interrupted.
+
+    Every epoch draws its random numbers from a generator that is seeded by (seed, stage, epoch):
+    a resumed stage therefore sees just what an uninterrupted one would have seen.
+    """
+
+    def __init__(
+        self, config: Any, stage: str, hardware: Hardware, made_from: Sequence[Path] = ()
+    ) -> None:
+        """
+        Args:
+            config: the stage's TrainingConfig.
+            made_from: files of earlier stages; when they change, the stage begins again.
+
+        Raises:
+            UserError: when the stage was begun with other options and `restart` is not set.
+        """
+        self.config = config
+        self.files: RunFiles = config.files
+        self.stage = stage
+        self.hardware = hardware
+        self.history: list[dict[str, float]] = []
+        self._options = as_plain(config)
+        self._made_from = digest(*made_from)
+        self._begins_again = config.restart or self._is_stale()
+        if not self._begins_again:
+            self._check_options()
+        self._writer = _tensorboard_writer(self.files.logs / stage) if config.tensorboard else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do; says so."""
+        finished = self.files.output(self.stage)
+        if self._begins_again or self.is_resumable or not finished.exists():
+            return False
+        self.say(f"{self.stage}: finished already ({finished}); --restart begins again")
+        return True
+
+    @property
+    def is_resumable(self) -> bool:
+        return self.files.partial(self.stage).exists() and not self._begins_again
+
+    def generator(self, epoch: int) -> torch.Generator:
+        """The random numbers of one epoch, on the device."""
+        return self.hardware.generator(self.config.seed, *self.stage.encode(), epoch)
+
+    def epochs(self, total: int, images_per_epoch: int, **state: Stateful) -> Iterator[int]:
+        """Yields the numbers of the epochs that are left and keeps their books.
+
+        Args:
+            total: epochs of the whole stage.
+            images_per_epoch: for the progress bar.
+            state: what must be restored on resume and stored for it.
+        """
+        self._begin()
+        first = self._restore(state)
+        stored_at = time.monotonic()
+        self._bar = tqdm(
+            total=total * images_per_epoch,
+            initial=first * images_per_epoch,
+            desc=self.stage,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        with self._bar:
+            for epoch in range(first, total):
+                started = time.monotonic()
+                self._sums, self._steps, self._images = {}, 0, 0
+                yield epoch
+                self._close_epoch(epoch, time.monotonic() - started)
+                if (
+                    time.monotonic() - stored_at >= self.config.checkpoint_seconds
+                    and epoch + 1 < total
+                ):
+                    self._store(state, epoch + 1)
+                    stored_at = time.monotonic()
+
+    def record(self, images: int, **values: Tensor | float) -> None:
+        """Adds one step's values to the epoch's means. Tensors are read once an epoch, not now."""
+        self._steps += 1
+        self._images += images
+        for name, value in values.items():
+            value = torch.as_tensor(value).detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._bar.update(images)
+
+    def mean(self, name: str) -> float:
+        """Mean of a recorded value over the steps of the epoch so far."""
+        return float(self._sums[name]) / self._steps
+
+    def total(self, name: str) -> float:
+        """Sum of a recorded value over the steps of the epoch so far."""
+        return float(self._sums[name])
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def finish(self, content: dict) -> Path:
+        """Writes the stage's final checkpoint; the resumable state is then of no more use."""
+        path = self.files.output(self.stage)
+        save_checkpoint(path, {"stage": self.stage, "config": self._options, **content})
+        self.files.partial(self.stage).unlink(missing_ok=True)
+        if self._writer:
+            self._writer.close()
+        return path
+
+    def _is_stale(self) -> bool:
+        stored = read_json(self.files.config(self.stage))
+        stale = stored is not None and stored["made_from"] != self._made_from
+        if stale and self.files.output(self.stage).exists():
+            self.say(f"{self.stage}: an earlier stage has changed since; training again")
+        return stale
+
+    def _check_options(self) -> None:
+        stored = read_json(self.files.config(self.stage))
+        begun = self.files.output(self.stage).exists() or self.files.partial(self.stage).exists()
+        if stored is None or not begun:
+            return
+        changed = [
+            f"--{name.replace('_', '-')} {stored['config'].get(name)} (now {value})"
+            for name, value in self._options.items()
+            if name not in FREE_OPTIONS and value != stored["config"].get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.stage} of run '{self.files.run}' was begun with {', '.join(changed)}; "
+                f"add --restart to begin again, or choose another --run"
+            )
+
+    def _begin(self) -> None:
+        """From here on the files of this stage belong to this start of it."""
+        if self._begins_again:
+            self.files.output(self.stage).unlink(missing_ok=True)
+            self.files.partial(self.stage).unlink(missing_ok=True)
+        write_json(
+            self.files.config(self.stage), {"made_from": self._made_from, "config": self._options}
+        )
+        options = ", ".join(f"{name} {value}" for name, value in self._options.items())
+        self.say(f"{self.stage}: {self.hardware}; {options}")
+
+    def _close_epoch(self, epoch: int, seconds: float) -> None:
+        means = {name: self.mean(name) for name in self._sums}
+        if not all(torch.isfinite(torch.tensor(value)) for value in means.values()):
+            raise UserError(
+                f"{self.stage}: a loss of epoch {epoch + 1} is not finite ({means}); "
+                f"lower --learning-rate and begin again with --restart"
+            )
+        row = {"epoch": epoch + 1, **{name: round(value, 6) for name, value in means.items()}}
+        row |= {"images_per_second": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
+        self.history.append(row)
+        write_csv(self.files.log(self.stage), self.history)
+        self._bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in means.items()}})
+        if self._writer:
+            for name, value in means.items():
+                self._writer.add_scalar(name, value, epoch + 1)
+
+    def _store(self, state: dict[str, Stateful], next_epoch: int) -> None:
+        parts = {name: part.state_dict() for name, part in state.items()}
+        content = {"next_epoch": next_epoch, "history": self.history, "state": parts}
+        save_checkpoint(self.files.partial(self.stage), content)
+
+    def _restore(self, state: dict[str, Stateful]) -> int:
+        if not self.is_resumable:
+            return 0
+        content = load_checkpoint(self.files.partial(self.stage))
+        for name, part in state.items():
+            part.load_state_dict(content["state"][name])
+        self.history = content["history"]
+        self.say(f"{self.stage}: continuing after epoch {content['next_epoch']}")
+        return content["next_epoch"]
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Writes rows of equal keys as a CSV file with a header, all or nothing."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard: TensorBoard is not installed; pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(folder))

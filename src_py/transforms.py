@@ -1,0 +1,760 @@
+"""Random views of image batches, as batched tensor functions.
+
+    generator = torch.Generator(device=images.device).manual_seed(0)
+    view = augment(images_uint8, Augmentation(crop_scale=(0.2, 1.0), flip=0.5), generator, size=32)
+
+Images are (B, C, H, W), floating point in [0, 1], C = 1 or 3. Each augmentation is a deterministic
+operation with one parameter per sample, (B,), held against torchvision in
+`tests/test_transforms.py`, and a sampler of those parameters. There is no loop over samples; every
+random number comes from the `generator` given, which must live on the images' device.
+
+Conventions (signs, factors, distributions) are torchvision's, v0.28, `torchvision.transforms`.
+torchvision itself is not imported: its compiled part often does not match the installed torch.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src_py.augmentation import Augmentation
+
+__all__ = [
+    "RAND_AUGMENT_OPERATIONS",
+    "Augmentation",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "affine",
+    "augment",
+    "autocontrast",
+    "color_jitter",
+    "cutout",
+    "equalize",
+    "erase_squares",
+    "flip_horizontal",
+    "gaussian_blur",
+    "normalize",
+    "posterize",
+    "rand_augment",
+    "rand_augment_levels",
+    "rand_augment_round",
+    "resized_crop",
+    "sample_crop_boxes",
+    "sharpness",
+    "solarize",
+    "to_float",
+    "to_grayscale",
+]
+
+# ------------------------------------------------------------------------------ parameters
+
+
+def _per_sample(values: Tensor, images: Tensor) -> Tensor:
+    """(B,) numbers in the images' dtype, shaped (B, 1, 1, 1) to broadcast over them."""
+    return values.to(images.dtype).view(-1, 1, 1, 1)
+
+
+def _constants(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """Numbers as a tensor of the dtype and on the device of `like`, without waiting for it."""
+    return torch.as_tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+def _uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """(B,) float32, uniform in [low, high)."""
+    return torch.rand(batch, generator=generator, device=generator.device) * (high - low) + low
+
+
+def _bernoulli(batch: int, probability: float, generator: torch.Generator) -> Tensor:
+    """(B,) bool, true with `probability`; exactly never at 0 and always at 1."""
+    return torch.rand(batch, generator=generator, device=generator.device) < probability
+
+
+def _host_permutation(length: int, generator: torch.Generator) -> list[int]:
+    """A random order as Python integers, without waiting for a CUDA device.
+
+    Copying `torch.randperm` from a CUDA generator would wait for all kernels queued so far. Its
+    seed and offset are kept on the host and move on with every draw, so they seed the order.
+    """
+    if generator.device.type != "cuda":
+        order = torch.randperm(length, generator=generator, device=generator.device)
+        return order.tolist()
+    seed = hash((generator.initial_seed(), generator.get_offset())) % 2**63
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+# ------------------------------------------------------------------------------ crop and flip
+
+
+def _interpolation_matrix(
+    start: Tensor, length: Tensor, size_in: int, size_out: int, flip: Tensor | None = None
+) -> Tensor:
+    """Weights that resample the span [start, start + length) of a line to `size_out` pixels.
+
+    The antialiased bilinear filter of `F.interpolate(..., antialias=True)`: a triangle whose half
+    width is one pixel of the coarser of the two lines, cut at the ends of the span.
+
+    Args: start, length (B,) floating point, px; flip (B,) bool reverses the order of the output.
+    Returns: (B, size_out, size_in), rows sum to 1.
+    """
+    position = torch.arange(size_out, dtype=start.dtype, device=start.device) + 0.5
+    if flip is not None:
+        position = torch.where(flip[:, None], size_out - position, position)  # (B, size_out)
+    step = (length / size_out)[:, None]  # (B, 1)
+    pixel = torch.arange(size_in, dtype=start.dtype, device=start.device) + 0.5 - start[:, None]
+    distance = (pixel[:, None, :] - (position * step)[:, :, None]).abs_()  # (B, out, in)
+    weights = (1 - distance / step.clamp(min=1)[:, :, None]).clamp_(min=0)
+    # Any pixel that the span touches takes part, so that a fractional span is never empty.
+    touched = (pixel > -0.5) & (pixel < length[:, None] + 0.5)
+    weights *= touched[:, None, :]
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Apply one linear map per sample to the rows and one to the columns of each channel.
+
+    Args: images (B, C, H, W); rows (B, h, H); columns (B, w, W). Returns: (B, C, h, w).
+    """
+    batch, channels, height, width = images.shape
+    # The channels share a matrix: the width product takes them as one tall (C * H, W) image.
+    tall = images.reshape(batch, channels * height, width) @ columns.to(images.dtype).mT
+    return rows.to(images.dtype)[:, None] @ tall.view(batch, channels, height, columns.shape[1])
+
+
+def resized_crop(
+    images: Tensor,
+    top: Tensor,
+    left: Tensor,
+    height: Tensor,
+    width: Tensor,
+    size: int,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """Cut one box out of each image and resize it, as two batched matrix products.
+
+    Equals torchvision's `F.resized_crop(..., antialias=True)` (bilinear) on each sample.
+
+    Args:
+        images: (B, C, H, W) floating point.
+        top, left, height, width: (B,) integer or floating point, px; the box lies in the image.
+        size: side of the square output, px.
+        flip: (B,) bool, samples to mirror horizontally, at no cost.
+    Returns: (B, C, size, size).
+    """
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    top, left, height, width = (box.to(dtype) for box in (top, left, height, width))
+    rows = _interpolation_matrix(top, height, images.shape[2], size)
+    columns = _interpolation_matrix(left, width, images.shape[3], size, flip)
+    return _resample(images, rows, columns)
+
+
+def sample_crop_boxes(
+    batch: int,
+    image_height: int,
+    image_width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes distributed like torchvision's `RandomResizedCrop.get_params`.
+
+    Area uniform in `scale`, ratio log-uniform in `ratio`; the first of ten attempts that fits
+    into the image counts, and if none does, the largest central box with an allowed ratio.
+
+    Returns: top, left, height, width, each (B,) int64, px, on the generator's device.
+    """
+    attempts = (batch, 10)
+    area = torch.rand(attempts, generator=generator, device=generator.device)
+    area = (scale[0] + (scale[1] - scale[0]) * area) * (image_height * image_width)
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.rand(attempts, generator=generator, device=generator.device)
+    aspect = torch.exp(log_low + (log_high - log_low) * aspect)
+    width = (area * aspect).sqrt().round()  # (B, 10)
+    height = (area / aspect).sqrt().round()
+    fits = (width > 0) & (width <= image_width) & (height > 0) & (height <= image_height)
+
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first true; 0 if none is
+    found = fits.any(dim=1)
+    fallback_height, fallback_width = _central_box(image_height, image_width, ratio)
+    height = torch.where(found, height.gather(1, first)[:, 0], fallback_height)  # (B,)
+    width = torch.where(found, width.gather(1, first)[:, 0], fallback_width)
+
+    place = torch.rand((2, batch), generator=generator, device=generator.device)
+    room = torch.stack([image_height - height, image_width - width])  # (2, B)
+    # rand * (room + 1) can round up to room + 1, which is one pixel outside.
+    corner = torch.where(found, (place * (room + 1)).floor().minimum(room), (room / 2).floor())
+    return corner[0].long(), corner[1].long(), height.long(), width.long()
+
+
+def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of the largest box in an image whose width / height lies in `ratio`."""
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width
+
+
+def flip_horizontal(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror the chosen samples, left to right. chosen: (B,) bool. Returns: (B, C, H, W)."""
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+# ------------------------------------------------------------------------------ colour
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Grey value with torchvision's weights, (B, 1, H, W); a grey image is its own."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """factor * images + (1 - factor) * other, clamped to [0, 1]. factor: (B,)."""
+    factor = _per_sample(factor, images)
+    # Two products, not torch.lerp: with two broadcast inputs its CPU kernel is not vectorised.
+    return (images * factor).add_(other * (1 - factor)).clamp_(0, 1)
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with black. factor: (B,), 1 leaves an image as it is. Returns: (B, C, H, W)."""
+    return (images * _per_sample(factor, images)).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the image's mean grey. factor: (B,), 1 is neutral. Returns: (B, C, H, W)."""
+    # The mean of the grey image is the grey value of the mean colour: no grey image is needed.
+    mean = _luma(images.mean(dim=(2, 3), keepdim=True))  # (B, 1, 1, 1)
+    return _blend(images, mean, factor)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image. factor: (B,), 1 is neutral. Returns: (B, C, H, W)."""
+    if images.shape[1] == 1:
+        return images
+    return _blend(images, _luma(images), factor)
+
+
+def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
+    """Turn the hue in HSV space, as torchvision's `F.adjust_hue`.
+
+    HSV to RGB needs no six-way case: with hue h in [0, 6) and chroma = max - min,
+        red   = min + chroma * clip(|h - 3| - 1)
+        green = max - chroma * clip(|h - 2| - 1)
+        blue  = max - chroma * clip(|h - 4| - 1),  clip to [0, 1].
+
+    Args: images (B, C, H, W); factor (B,), turns of the colour circle, -0.5 to 0.5.
+    Returns: (B, C, H, W), equal to torchvision's to 1e-5; grey images come back as they are.
+    """
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.unbind(dim=1)  # (B, H, W) each
+    highest = torch.maximum(red, green).maximum(blue)
+    lowest = torch.minimum(red, green).minimum(blue)
+    chroma = highest - lowest
+
+    # Hue needs no cases either. In sixths of a turn from red, towards green positive, it is
+    #     +-(1 + (green + blue - red - min) / chroma), with the sign of green - blue;
+    # the textbook's three cases by largest channel agree. torch.where on such conditions costs 30
+    # times a product on the CPU. Where chroma is 0 the hue has no effect, so any value will do.
+    hue = (green + blue).sub_(red).sub_(lowest)
+    hue = hue.div_(chroma.clamp(min=torch.finfo(images.dtype).eps)).add_(1)
+    hue = hue.copysign_(green - blue).div_(6).add_(1 + factor.to(images.dtype).view(-1, 1, 1))
+    hue = hue.frac_().mul_(6)  # [0, 6); the 1 added above keeps frac's argument positive
+
+    def weight(center: int) -> Tensor:
+        return (hue - center).abs_().sub_(1).clamp_(0, 1)
+
+    planes = (
+        torch.addcmul(lowest, chroma, weight(3)),
+        torch.addcmul(highest, chroma, weight(2), value=-1),
+        torch.addcmul(highest, chroma, weight(4), value=-1),
+    )
+    return torch.stack(planes, dim=1).clamp_(0, 1)
+
+
+def color_jitter(
+    images: Tensor,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    probability: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random brightness, contrast, saturation and hue, like torchvision's `ColorJitter`.
+
+    Factors are drawn per sample, uniform in [max(0, 1 - x), 1 + x] and [-hue, hue]; the order of
+    the four is drawn once per batch; samples not chosen (with `probability`) stay bit for bit.
+
+    Args: images (B, C, H, W) in [0, 1]. Returns: (B, C, H, W).
+    """
+    batch = len(images)
+    operations = (
+        (adjust_brightness, brightness, max(0.0, 1 - brightness), 1 + brightness),
+        (adjust_contrast, contrast, max(0.0, 1 - contrast), 1 + contrast),
+        (adjust_saturation, saturation, max(0.0, 1 - saturation), 1 + saturation),
+        (adjust_hue, hue, -hue, hue),
+    )
+    chosen = _bernoulli(batch, probability, generator)
+    jittered = images
+    for index in _host_permutation(len(operations), generator):
+        operation, strength, low, high = operations[index]
+        if strength > 0:
+            jittered = operation(jittered, _uniform(batch, low, high, generator))
+    return torch.where(chosen.view(-1, 1, 1, 1), jittered, images)
+
+
+def to_grayscale(images: Tensor, chosen: Tensor) -> Tensor:
+    """Drop the colours of the chosen samples. chosen: (B,) bool. Returns: (B, C, H, W)."""
+    return torch.where(chosen.view(-1, 1, 1, 1), _luma(images), images)
+
+
+# ------------------------------------------------------------------------------ blur
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian blur, reflecting at the borders, as torchvision's `F.gaussian_blur`.
+
+    Args: images (B, C, H, W); sigma (B,) > 0, px; kernel_size odd, px, at most 2 * side - 1.
+    Returns: (B, C, H, W).
+    """
+    radius = kernel_size // 2
+    if kernel_size % 2 == 0 or radius >= min(images.shape[2:]):
+        raise ValueError(
+            f"kernel_size is {kernel_size}, expected an odd number below twice the image's side"
+        )
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    offset = torch.arange(-radius, radius + 1, dtype=dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (offset / sigma.to(dtype)[:, None]) ** 2)  # (B, K)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+
+    def blur_matrix(side: int) -> Tensor:  # (B, side, side)
+        pixel = torch.arange(side, device=images.device)
+        source = (pixel[:, None] + torch.arange(-radius, radius + 1, device=images.device)).abs()
+        source = (side - 1) - (side - 1 - source).abs()  # (side, K), reflected at both ends
+        taps = F.one_hot(source, side).to(dtype).transpose(0, 1)  # (K, side, side)
+        return (kernel @ taps.reshape(kernel_size, -1)).view(-1, side, side)
+
+    return _resample(images, blur_matrix(images.shape[2]), blur_matrix(images.shape[3]))
+
+
+# ------------------------------------------------------------------------------ geometry
+
+
+def affine(
+    images: Tensor,
+    angle_degrees: Tensor,
+    translate_x: Tensor,
+    translate_y: Tensor,
+    scale: Tensor,
+    shear_x: Tensor,
+    shear_y: Tensor,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+    fill: float = 0.0,
+) -> Tensor:
+    """Rotate, scale, shear (about the image's center), then shift, as torchvision's `F.affine`.
+
+    Equals it to 1e-4 where the source lies inside the image. Along the border, bilinear mode
+    mixes in `fill` by the covered fraction of a pixel (torchvision does so twice if given a fill).
+
+    Args:
+        images: (B, C, H, W).
+        angle_degrees, shear_x, shear_y: (B,), degrees, clockwise.
+        translate_x, translate_y: (B,), px, right and down; scale: (B,) > 0.
+    Returns: (B, C, H, W).
+    """
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    height, width = images.shape[2:]
+    angle, shear_x, shear_y = (
+        torch.deg2rad(degrees.to(dtype)) for degrees in (angle_degrees, shear_x, shear_y)
+    )
+    # Forward map of directions without scale, [[a, b], [c, d]] = rotation * shear y * shear x; its
+    # determinant is 1, so the way back from output to source is [[d, -b], [-c, a]] / scale.
+    a = torch.cos(angle - shear_y) / torch.cos(shear_y)
+    b = -a * torch.tan(shear_x) - torch.sin(angle)
+    c = torch.sin(angle - shear_y) / torch.cos(shear_y)
+    d = -c * torch.tan(shear_x) + torch.cos(angle)
+    a, b, c, d = ((term / scale.to(dtype)).view(-1, 1, 1) for term in (a, b, c, d))
+
+    # Pixel centers relative to the image's center. Broadcast sums, not a matrix product: TF32
+    # would blur the coordinates by some hundredths of a pixel.
+    x = torch.arange(width, dtype=dtype, device=images.device) - (width - 1) / 2
+    y = torch.arange(height, dtype=dtype, device=images.device) - (height - 1) / 2
+    x = x - translate_x.to(dtype).view(-1, 1, 1)  # (B, 1, W)
+    y = y.view(-1, 1) - translate_y.to(dtype).view(-1, 1, 1)  # (B, H, 1)
+    grid = torch.stack([(d * x - b * y) * (2 / width), (a * y - c * x) * (2 / height)], dim=3)
+
+    # grid_sample reads 0 outside; shifting the values by `fill` makes that 0 mean `fill`.
+    source = images.to(dtype) - fill if fill else images.to(dtype)
+    moved = F.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return (moved + fill if fill else moved).to(images.dtype)
+
+
+# ------------------------------------------------------------------------------ grey levels
+
+
+def _grey_levels(images: Tensor) -> Tensor:
+    """Images in [0, 1] as whole grey levels 0 to 255, still floating point."""
+    return (images * 255).round_()
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest bits of each grey level. bits: (B,), 0 to 8. Returns: (B, C, H, W)."""
+    step = torch.exp2(8 - _per_sample(bits, images))
+    return (_grey_levels(images) / step).floor_() * step / 255
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert the pixels at or above a grey level. threshold: (B,), 0 to 255."""
+    return torch.where(_grey_levels(images) >= _per_sample(threshold, images), 1 - images, images)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch each channel to the full range; a constant channel stays. Returns: (B, C, H, W)."""
+    lowest = images.amin(dim=(2, 3), keepdim=True)
+    spread = images.amax(dim=(2, 3), keepdim=True) - lowest  # (B, C, 1, 1)
+    constant = spread == 0
+    lowest, spread = lowest.masked_fill(constant, 0), spread.masked_fill(constant, 1)
+    return ((images - lowest) / spread).clamp_(0, 1)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Flatten each channel's histogram of grey levels, by Pillow's integer rule.
+
+    The result lies on whole grey levels, equal to torchvision's `F.equalize` on uint8; a channel
+    with too few distinct pixels to rank (step 0) stays as it is.
+    Returns: (B, C, H, W).
+    """
+    levels = _grey_levels(images).long().flatten(2)  # (B, C, H * W)
+    counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=images.device)
+    counts.scatter_add_(2, levels, torch.ones_like(levels))
+    # The highest level present does not count: it maps to 255 whatever its share.
+    at_highest = counts.gather(2, levels.amax(dim=2, keepdim=True))
+    step = (levels.shape[2] - at_highest) // 255  # (B, C, 1)
+    below = counts.cumsum(dim=2) - counts  # pixels darker than each level
+    table = (below + step // 2) // step.clamp(min=1)
+    equalized = table.clamp_(0, 255).gather(2, levels).view_as(images).to(images.dtype) / 255
+    return torch.where((step > 0)[..., None], equalized, images)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with a smoothed image: factor (B,) 0 smooths, 1 is neutral, 2 sharpens.
+
+    The smoothing kernel is 3 x 3, 5 in the middle and 1 around, over 13; the outermost pixels
+    stay. Returns: (B, C, H, W).
+    """
+    if min(images.shape[2:]) <= 2:
+        return images
+    inner = images[:, :, 1:-1, 1:-1]
+    # The box sum as sums of shifted images: 5 times faster on the CPU than pooling.
+    rows = images[:, :, :-2] + images[:, :, 1:-1] + images[:, :, 2:]
+    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    smooth = (box + inner * 4) / 13
+    sharpened = images.clone()
+    sharpened[:, :, 1:-1, 1:-1] = _blend(inner, smooth, factor)
+    return sharpened
+
+
+# ------------------------------------------------------------------------------ RandAugment
+
+RAND_AUGMENT_OPERATIONS = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+)
+_INDEX = {name: index for index, name in enumerate(RAND_AUGMENT_OPERATIONS)}
+
+# The operations by the code that serves them: nothing for Identity, one call to `affine` for the
+# five geometric ones, and one function each, (images, level) -> images, for the others.
+_FIRST_SINGLE = _INDEX["Brightness"]
+_SINGLE_OPERATIONS = (
+    lambda images, level: adjust_brightness(images, 1 + level),
+    lambda images, level: adjust_saturation(images, 1 + level),
+    lambda images, level: adjust_contrast(images, 1 + level),
+    lambda images, level: sharpness(images, 1 + level),
+    posterize,
+    solarize,
+    lambda images, level: autocontrast(images),
+    lambda images, level: equalize(images),
+)
+_GROUPS = 2 + len(_SINGLE_OPERATIONS)
+
+
+def rand_augment_levels(
+    operation: Tensor, magnitude: Tensor, height: int, width: int, num_magnitude_bins: int = 31
+) -> Tensor:
+    """What a magnitude bin means to an operation, before the random sign.
+
+    Args: operation, magnitude: int64 of one shape; index into RAND_AUGMENT_OPERATIONS, and bin.
+    Returns: float32 of that shape: shear (tangent), shift (whole px), angle (degrees), change of a
+        factor, bits to keep, threshold (grey level), or 0 where the operation has no magnitude.
+    """
+    fraction = magnitude / (num_magnitude_bins - 1)
+    shift_x, shift_y = 150 / 331 * width, 150 / 331 * height
+    largest = [0, 0.3, 0.3, shift_x, shift_y, 30, 0.9, 0.9, 0.9, 0.9, 0, 0, 0, 0]
+    level = fraction * _constants(largest, fraction)[operation]
+    is_shift = (operation == _INDEX["TranslateX"]) | (operation == _INDEX["TranslateY"])
+    level = torch.where(is_shift, level.floor(), level)
+    level = torch.where(operation == _INDEX["Posterize"], 8 - (4 * fraction).round(), level)
+    return torch.where(operation == _INDEX["Solarize"], 255 * (1 - fraction), level)
+
+
+def _operation_groups(operation: Tensor) -> Tensor:
+    """Group of each operation: 0 Identity, 1 the geometric ones, 2 onwards the single ones."""
+    group = (operation - _FIRST_SINGLE + 2).clamp(min=1)
+    return torch.where(operation == _INDEX["Identity"], 0, group)
+
+
+def _group_sizes(operation: Tensor) -> list[list[int]]:
+    """How many samples of each round, (rounds, B) int64, fall into each group.
+
+    The split sizes must be Python integers, so this waits for the device: once for all rounds.
+    """
+    return F.one_hot(_operation_groups(operation), _GROUPS).sum(dim=1).tolist()
+
+
+def _rand_augment_affine(images: Tensor, operation: Tensor, level: Tensor, fill: float) -> Tensor:
+    """Each sample's own of ShearX, ShearY, TranslateX, TranslateY and Rotate, nearest pixel."""
+
+    def level_of(name: str) -> Tensor:
+        return torch.where(operation == _INDEX[name], level, 0)
+
+    # RandAugment shears about the top left corner: a shear about the center plus a shift.
+    tangent_x, tangent_y = level_of("ShearX"), level_of("ShearY")
+    return affine(
+        images,
+        angle_degrees=-level_of("Rotate"),  # counter-clockwise, as torchvision's F.rotate
+        translate_x=level_of("TranslateX") - tangent_x * (images.shape[2] / 2),
+        translate_y=level_of("TranslateY") - tangent_y * (images.shape[3] / 2),
+        scale=torch.ones_like(level),
+        shear_x=torch.rad2deg(torch.atan(tangent_x)),
+        shear_y=torch.rad2deg(torch.atan(tangent_y)),
+        mode="nearest",
+        fill=fill,
+    )
+
+
+def rand_augment_round(
+    images: Tensor,
+    operation: Tensor,
+    level: Tensor,
+    fill: float = 0.0,
+    group_sizes: list[int] | None = None,
+) -> Tensor:
+    """Apply to each sample its own operation: sort the batch by operation, apply, sort back.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        operation: (B,) int64, index into RAND_AUGMENT_OPERATIONS.
+        level: (B,) signed, in the units of `rand_augment_levels`.
+        group_sizes: as from `_group_sizes`, if known already.
+    Returns: (B, C, H, W).
+    """
+    if group_sizes is None:
+        (group_sizes,) = _group_sizes(operation[None])
+    order = _operation_groups(operation).argsort(stable=True)
+    pieces = list(images[order].split(group_sizes))
+    levels = level[order].split(group_sizes)
+    if group_sizes[1]:
+        which = operation[order].split(group_sizes)[1]
+        pieces[1] = _rand_augment_affine(pieces[1], which, levels[1], fill)
+    for group, single_operation in enumerate(_SINGLE_OPERATIONS, start=2):
+        if group_sizes[group]:
+            pieces[group] = single_operation(pieces[group], levels[group])
+    return torch.cat(pieces)[order.argsort()]
+
+
+def rand_augment(
+    images: Tensor,
+    num_ops: int,
+    magnitude: int | None,
+    generator: torch.Generator,
+    num_magnitude_bins: int = 31,
+    fill: float = 0.0,
+) -> Tensor:
+    """RandAugment (Cubuk et al. 2020, arXiv:1909.13719), operations as torchvision's RandAugment.
+
+    In each of `num_ops` rounds each sample draws its own operation out of 14, and a sign.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        magnitude: bin, 0 to num_magnitude_bins - 1; None draws one per sample and round, as
+            SCAN's strong augmentation does.
+        fill: value of pixels that the geometric operations bring in from outside.
+    Returns: (B, C, H, W).
+    """
+    rounds = (num_ops, len(images))
+    draw = {"generator": generator, "device": generator.device}
+    operation = torch.randint(len(RAND_AUGMENT_OPERATIONS), rounds, **draw)
+    if magnitude is None:
+        magnitudes = torch.randint(num_magnitude_bins, rounds, **draw)
+    else:
+        magnitudes = torch.full_like(operation, magnitude)
+    negative = torch.randint(2, rounds, **draw).bool()
+    signed = operation < _INDEX["Posterize"]  # all before it; Identity has no level to negate
+    level = rand_augment_levels(operation, magnitudes, *images.shape[2:], num_magnitude_bins)
+    level = torch.where(signed & negative, -level, level)
+    for index, sizes in enumerate(_group_sizes(operation)):
+        images = rand_augment_round(images, operation[index], level[index], fill, sizes)
+    return images
+
+
+# ------------------------------------------------------------------------------ cutout
+
+
+def erase_squares(
+    images: Tensor, center_y: Tensor, center_x: Tensor, length: int, fill: float = 0.0
+) -> Tensor:
+    """Fill one square per sample, clipped at the borders.
+
+    Args: images (B, C, H, W); center_y, center_x (B,) integer, px; length, px: the square covers
+        center - length // 2 up to, without, center - length // 2 + length.
+    Returns: (B, C, H, W).
+    """
+    row = torch.arange(images.shape[2], device=images.device) - (center_y - length // 2)[:, None]
+    column = torch.arange(images.shape[3], device=images.device) - (center_x - length // 2)[:, None]
+    in_rows = (row >= 0) & (row < length)  # (B, H)
+    in_columns = (column >= 0) & (column < length)  # (B, W)
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (B, 1, H, W)
+    return images.masked_fill(inside, fill)
+
+
+def cutout(
+    images: Tensor,
+    length: int,
+    generator: torch.Generator,
+    probability: float = 1.0,
+    fill: float = 0.0,
+) -> Tensor:
+    """Cutout (DeVries & Taylor 2017, arXiv:1708.04552): one square, centered anywhere in the image.
+
+    Args: images (B, C, H, W); length, px. Returns: (B, C, H, W).
+    """
+    batch, _, height, width = images.shape
+    center_y = torch.randint(height, (batch,), generator=generator, device=generator.device)
+    center_x = torch.randint(width, (batch,), generator=generator, device=generator.device)
+    erased = erase_squares(images, center_y, center_x, length, fill)
+    if probability >= 1:
+        return erased
+    return torch.where(_bernoulli(batch, probability, generator).view(-1, 1, 1, 1), erased, images)
+
+
+# ------------------------------------------------------------------------------ whole views
+
+
+def to_float(images_uint8: Tensor) -> Tensor:
+    """(B, C, H, W) uint8 to float32 in [0, 1]."""
+    if images_uint8.dtype != torch.uint8:
+        raise TypeError(f"images are {images_uint8.dtype}, expected torch.uint8")
+    return images_uint8.to(torch.float32).div_(255)
+
+
+def normalize(
+    images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel.
+
+    Args: images (B, C, H, W) floating point; mean, std: C numbers or (C,). Returns: (B, C, H, W).
+    """
+    mean, std = (_constants(value, images).view(-1, 1, 1) for value in (mean, std))
+    return (images - mean).div_(std)
+
+
+def _random_crop_and_flip(
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator, size: int
+) -> Tensor:
+    """The crop resized to (size, size), mirrored with the flip's probability."""
+    batch, _, height, width = images.shape
+    flip = _bernoulli(batch, augmentation.flip, generator) if augmentation.flip > 0 else None
+    if augmentation.crop_scale != (1.0, 1.0):
+        box = sample_crop_boxes(
+            batch, height, width, augmentation.crop_scale, augmentation.crop_ratio, generator
+        )
+        return resized_crop(images, *box, size, flip)
+    if (height, width) == (size, size):
+        return images if flip is None else flip_horizontal(images, flip)
+    zero = torch.zeros(batch, device=images.device)
+    return resized_crop(images, zero, zero, zero + height, zero + width, size, flip)
+
+
+def _random_affine(
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Rotation, shift, zoom and horizontal shear about the center, drawn per sample."""
+    batch, _, height, width = images.shape
+
+    def both_ways(largest: float) -> Tensor:
+        return _uniform(batch, -largest, largest, generator)
+
+    return affine(
+        images,
+        angle_degrees=both_ways(augmentation.rotate),
+        translate_x=both_ways(augmentation.translate * width),
+        translate_y=both_ways(augmentation.translate * height),
+        scale=1 + both_ways(augmentation.zoom),
+        shear_x=both_ways(augmentation.shear),
+        shear_y=torch.zeros(batch, device=images.device),
+    )
+
+
+def _random_blur(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Blur with sigma uniform in 0.1 to 2 px; kernel about a tenth of the side, odd, at least 3."""
+    batch, _, height, width = images.shape
+    kernel_size = max(3, 2 * (min(height, width) // 20) + 1)
+    chosen = _bernoulli(batch, probability, generator)
+    blurred = gaussian_blur(images, _uniform(batch, 0.1, 2.0, generator), kernel_size)
+    return torch.where(chosen.view(-1, 1, 1, 1), blurred, images)
+
+
+@torch.no_grad()
+def augment(
+    images_uint8: Tensor, augmentation: Augmentation, generator: torch.Generator, size: int
+) -> Tensor:
+    """One random view of each image; the same generator state gives the same bits again.
+
+    Order: crop and flip, affine, colour jitter, grayscale, blur, RandAugment, cutout. A part with
+    neutral values costs nothing and draws nothing.
+
+    Args:
+        images_uint8: (B, C, H, W) uint8.
+        generator: on the images' device.
+        size: side of the view, px.
+    Returns: (B, C, size, size) float32 in [0, 1].
+    """
+    a = augmentation
+    colors = (a.brightness, a.contrast, a.saturation, a.hue)
+    # Under autocast the matrix products of crop and blur would round the images to half precision.
+    with torch.autocast(images_uint8.device.type, enabled=False):
+        images = to_float(images_uint8)
+        images = _random_crop_and_flip(images, a, generator, size)
+        if max(a.rotate, a.translate, a.zoom, a.shear) > 0:
+            images = _random_affine(images, a, generator)
+        if max(colors) > 0 and a.jitter_probability > 0:
+            images = color_jitter(images, *colors, a.jitter_probability, generator)
+        if a.grayscale > 0:
+            images = to_grayscale(images, _bernoulli(len(images), a.grayscale, generator))
+        if a.blur > 0:
+            images = _random_blur(images, a.blur, generator)
+        if a.rand_augment_ops > 0:
+            images = rand_augment(images, a.rand_augment_ops, a.rand_augment_magnitude, generator)
+        if a.cutout > 0:
+            images = cutout(images, a.cutout, generator)
+        return images.clamp(0, 1)  # interpolation weights may sum to 1 + 1e-7

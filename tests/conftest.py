@@ -1,0 +1,68 @@
+"""What the tests share: folders of small images, and the scripts run as a person runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PROJECT = Path(__file__).resolve().parent.parent
+TINY = ("--epochs", "2", "--batch-size", "16", "--device", "cpu")
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """Runs a script of the project in an empty folder, and returns what it printed."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def run(script: str, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, str(PROJECT / script), *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def write_image(path: Path, kind: int, number: int, size: int = 16) -> None:
+    """A noisy picture of one of four kinds that differ in colour and in the way their bars run."""
+    random = np.random.default_rng([kind, number])
+    pixels = random.integers(0, 60, (size, size, 3))
+    bars = slice(int(random.integers(2)), None, 3)
+    if kind % 2:
+        pixels[bars] += 150
+    else:
+        pixels[:, bars] += 150
+    pixels[..., kind // 2] += 40
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    """40 images of four kinds in one folder, with no hint which is which."""
+    folder = tmp_path / "photos"
+    for number in range(40):
+        write_image(folder / f"{number:02d}.png", kind=number % 4, number=number)
+    return folder
+
+
+@pytest.fixture
+def class_tree(tmp_path):
+    """train/<class>/ and test/<class>/ with 40 and 16 images of four kinds."""
+    folder = tmp_path / "tree"
+    for split, count in (("train", 40), ("test", 16)):
+        for number in range(count):
+            kind = number * 4 // count
+            write_image(folder / split / "abcd"[kind] / f"{number:02d}.png", kind, number)
+    return folder

@@ -1,0 +1,136 @@
+"""A command line becomes a configuration: what overrides what, and what is refused."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from configs.base_config import as_flag, parse
+from configs.config_extract_features import ExtractFeaturesConfig
+from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
+from configs.config_simclr import SimCLRConfig
+from configs.presets import PRESETS
+from src_py.errors import UserError
+from src_py.run_files import RunFiles, as_plain, write_json
+from tests.conftest import PROJECT
+
+STAGES = {
+    "simclr": SimCLRConfig,
+    "extract_features": ExtractFeaturesConfig,
+    "scan": ScanConfig,
+    "selflabel": SelfLabelConfig,
+}
+
+
+@pytest.fixture
+def command_line(monkeypatch, tmp_path):
+    """Parses arguments for a stage, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def parse_arguments(stage, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{stage}.py", *arguments])
+        return parse(STAGES[stage], stage, None)
+
+    return parse_arguments
+
+
+def test_no_arguments_mean_the_digits(command_line):
+    config = command_line("simclr")
+    assert (config.run, config.preset, config.data) == ("digits", "digits", None)
+    assert config.width == PRESETS["digits"].stages["simclr"]["width"]
+
+
+def test_command_line_overrides_the_preset(command_line):
+    config = command_line("simclr", "--width", "8", "--augment.rotate", "3", "--seed", "5")
+    assert (config.width, config.seed, config.augment.rotate) == (8, 5, 3)
+    assert config.augment.zoom == PRESETS["digits"].stages["simclr"]["augment"].zoom
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_fits_every_stage(command_line, stage, preset, tmp_path):
+    config = command_line(stage, "--preset", preset, "--data", str(tmp_path))
+    for name, value in PRESETS[preset].stage(stage).items():
+        assert getattr(config, name) == value
+
+
+def test_the_run_is_named_after_the_folder_or_the_preset(command_line, tmp_path):
+    assert command_line("simclr", "--data", str(tmp_path / "cats")).run == "cats"
+    assert command_line("simclr", "--preset", "cifar10").run == "cifar10"
+    assert command_line("simclr", "--preset", "cifar10", "--run", "mine").run == "mine"
+
+
+def test_a_run_remembers_its_preset_and_options(command_line):
+    write_json(RunFiles("mine").data, {"preset": "cifar10", "settings": {"root": None}})
+    first = command_line("scan", "--run", "mine", "--clusters", "7")
+    assert first.preset == "cifar10"
+    write_json(RunFiles("mine").config("scan"), {"made_from": "", "config": as_plain(first)})
+    again = command_line("scan", "--run", "mine")
+    assert again == first
+    assert command_line("scan", "--run", "mine", "--restart").clusters == 10
+
+
+def test_a_configuration_survives_json(command_line):
+    for stage in STAGES:
+        config = command_line(stage, "--data", "photos")
+        assert json.loads(json.dumps(as_plain(config))) == as_plain(config)
+        assert as_plain(config).keys() == {field.name for field in dataclasses.fields(config)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "words"),
+    [
+        ("scan", ["--epoch", "3"], ["--epoch", "Perhaps you meant", "--epochs"]),
+        ("scan", ["--epochs", "x"], ["--epochs", "x"]),
+        ("scan", ["--epochs", "0"], ["--epochs 0", "at least 1"]),
+        ("scan", ["--clusters", "1"], ["--clusters 1", "at least 2"]),
+        ("simclr", ["--preset", "cifar11"], ["cifar11", "cifar10"]),
+        ("simclr", ["--run", "a/b"], ["a/b"]),
+        ("simclr", ["--seed", "-1"], ["--seed -1"]),
+        ("simclr", ["--augment.flip", "2"], ["flip", "2"]),
+        ("simclr", ["--temperature", "0"], ["--temperature"]),
+        ("selflabel", ["--threshold", "1"], ["--threshold"]),
+    ],
+)
+def test_wrong_options_end_in_one_line(command_line, stage, arguments, words):
+    with pytest.raises(UserError) as error:
+        command_line(stage, *arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_another_preset_or_folder_for_a_run_is_refused(command_line, tmp_path):
+    settings = {"root": str(tmp_path / "photos")}
+    write_json(RunFiles("mine").data, {"preset": "folder", "settings": settings})
+    with pytest.raises(UserError, match="choose another --run"):
+        command_line("scan", "--run", "mine", "--preset", "digits")
+    with pytest.raises(UserError, match="was begun with the images in"):
+        command_line("scan", "--run", "mine", "--data", str(tmp_path / "other"))
+    command_line("scan", "--run", "mine", "--data", str(tmp_path / "photos"))
+
+
+def test_flags_are_spelt_with_dashes():
+    assert as_flag("batch_size") == "--batch-size"
+
+
+def test_configurations_do_not_import_torch():
+    """Or --help would take seconds."""
+    code = (
+        "import sys, configs.config_simclr, configs.config_scan, configs.config_selflabel, "
+        "configs.config_extract_features, configs.config_evaluate, configs.config_predict; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "script", ["simclr", "extract_features", "scan", "selflabel", "evaluate", "predict"]
+)
+def test_help_names_every_option(run_script, script):
+    text = run_script(f"{script}.py", "--help").stdout
+    assert f"python {script}.py" in text
+    assert "--run" in text and "--device" in text

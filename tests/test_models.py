@@ -1,0 +1,64 @@
+"""The backbone against torchvision's, and the heads."""
+
+import pytest
+import torch
+
+from src_py import torchvision_compat  # noqa: F401
+from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+
+
+def test_imagenet_stem_equals_torchvision():
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    ours = ResNet18(BackboneSpec(width=64, channels=3, small_stem=False)).eval()
+    weights = {name: value for name, value in theirs.state_dict().items() if name[:3] != "fc."}
+    ours.load_state_dict(weights)
+    theirs.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [4, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 16, 28, 32, 64, 96])
+def test_features_have_eight_times_the_width(width, channels, size):
+    spec = BackboneSpec.for_images(width, channels, size)
+    assert spec.small_stem == (size <= 64)
+    images = torch.randn(2, channels, size, size)
+    assert ResNet18(spec)(images).shape == (2, 8 * width)
+    assert ContrastiveModel(spec, projection_dim=128)(images).shape == (2, 128)
+
+
+def test_width_64_gives_the_papers_512_features():
+    assert ResNet18(BackboneSpec(64, 3, small_stem=True)).feature_dim == 512
+
+
+def test_small_stem_keeps_the_resolution():
+    backbone = ResNet18(BackboneSpec(4, 3, small_stem=True))
+    images = torch.randn(1, 3, 32, 32)
+    assert backbone.maxpool(backbone.conv1(images)).shape[-1] == 32
+
+
+def test_heads_are_independent_linear_classifiers():
+    heads = ClusterHeads(feature_dim=6, clusters=3, heads=4)
+    features = torch.randn(5, 6)
+    logits = heads(features)
+    assert logits.shape == (4, 5, 3)
+    weight, bias = heads.linear.weight[6:9], heads.linear.bias[6:9]
+    torch.testing.assert_close(logits[2], features @ weight.T + bias)
+
+
+def test_keep_takes_heads_in_the_order_given():
+    heads = ClusterHeads(feature_dim=6, clusters=3, heads=4)
+    features = torch.randn(5, 6)
+    kept = heads.keep([3, 1])
+    assert kept.heads == 2
+    torch.testing.assert_close(kept(features), heads(features)[[3, 1]])
+
+
+def test_classifier_gives_logits_for_every_head():
+    backbone = ResNet18(BackboneSpec(4, 3, small_stem=True))
+    model = ClusteringModel(backbone, ClusterHeads(32, clusters=7, heads=2))
+    assert model(torch.randn(3, 3, 16, 16)).shape == (2, 3, 7)
