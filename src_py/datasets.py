@@ -245,6 +245,13 @@ def _numbered_set(images: torch.Tensor, split: str) -> ImageSet:
 # --- folders -------------------------------------------------------------------------------------
 
 
+def require_folder(root: Path) -> None:
+    """Raises UserError unless `root` is a folder."""
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"{root} {problem}: give a folder of images with --data")
+
+
 def split_folder(root: Path, split: str) -> Path | None:
     """Where a folder keeps `split`: `root` itself when it is not divided, None when nowhere.
 
@@ -274,9 +281,7 @@ def _load_folder(
     cache_dir: Path | None,
     show_progress: bool,
 ) -> ImageSet | None:
-    if not root.is_dir():
-        problem = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {problem}: give a folder of images with --data")
+    require_folder(root)
     folder = split_folder(root, split)
     if folder is None:
         return None

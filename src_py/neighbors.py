@@ -3,7 +3,9 @@
     neighbors, similarity = find_neighbors(features, k=20)
 
 faiss does the search: exactly for up to 200,000 rows, above that in an inverted file whose
-breadth is chosen by measuring its recall on a sample of these very features.
+breadth is chosen by measuring its recall on a sample of these very features. On two shared cores,
+synthetic clustered features, k = 20: 50,000 x 512 exactly in 54 s; 1,000,000 x 128 in 374 s with
+recall .979 and 2 GiB.
 """
 
 from collections.abc import Iterator
@@ -49,7 +51,8 @@ def find_neighbors(
     """The k most similar other rows of every row, by cosine similarity.
 
     features: (N, D), any length of rows. threads: faiss's threads, None for its default.
-    exact: True compares all pairs, False uses the inverted file, None decides by N.
+    exact: True compares all pairs; False uses the inverted file, unless the features are so few or
+    so evenly spread that all pairs are faster; None is True up to 200,000 rows, False above.
 
     Returns neighbors (N, k) int64 and similarity (N, k) float32, the most similar first and ties
     by index. A row is left out of its own neighbors by its index, so exact duplicates of it stay
@@ -66,10 +69,8 @@ def find_neighbors(
     if exact is None:
         exact = rows <= LARGEST_EXACT
     wanted = min(k + 1 + SURPLUS, rows)
-    index = None
     with _faiss_threads(threads):
-        if not exact:
-            index = _build_index(unit, wanted)
+        index = None if exact else _build_index(unit, wanted)
         return _search_blocks(unit, k, wanted, index)
 
 
@@ -157,11 +158,18 @@ def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarr
 
 
 def _build_index(unit: np.ndarray, wanted: int):
-    """A faiss IndexIVFFlat over the rows, broad enough for RECALL_AIMED_AT on a sample."""
+    """A faiss IndexIVFFlat over the rows that reaches RECALL_AIMED_AT on a sample of them.
+
+    None where that would take more than a quarter of all lists: comparing all pairs as matrix
+    products is then the faster way. So it is for small sets, and for features without clusters.
+    """
     import faiss
 
     rows, width = unit.shape
-    lists = max(1, min(int(4 * rows**0.5), rows // 39))  # k-means wants 39 rows a centroid
+    lists = min(int(4 * rows**0.5), rows // 39)  # k-means wants 39 rows a centroid
+    broadest, probes = lists // 4, 8
+    if probes > broadest:
+        return None
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid = 64  # a quarter of faiss's default: four times faster
     index.train(unit)
@@ -170,14 +178,14 @@ def _build_index(unit: np.ndarray, wanted: int):
     queries = _sample_rows(rows, RECALL_SAMPLE, seed=0)
     truth = _search_exact(unit[queries], unit, wanted)
     lowest = _similarity(unit, queries, truth)[:, -1:]  # (Q, 1)
-    index.nprobe = min(8, lists)
-    while index.nprobe < lists:
-        similarity, _ = index.search(unit[queries], truth.shape[1])
+    while probes <= broadest:
+        index.nprobe = probes
+        similarity, _ = index.search(unit[queries], wanted)
         # Missing results come back as -FLT_MAX, below any similarity.
         if np.mean(similarity >= lowest - 1e-6) >= RECALL_AIMED_AT:
-            break
-        index.nprobe = min(2 * index.nprobe, lists)
-    return index
+            return index
+        probes *= 2
+    return None
 
 
 def _order_by_list(unit: np.ndarray, index) -> np.ndarray:

@@ -16,6 +16,7 @@ from src_py.datasets import (
     choose_image_size,
     load_images,
     measure_mean_std,
+    require_folder,
     split_folder,
 )
 from src_py.errors import UserError
@@ -43,8 +44,12 @@ def settle_data(config: Any, preset: Any, on_cpu: bool) -> tuple[DataSettings, I
     channels = config.channels or preset.channels
     size = config.image_size or preset.image_size
     if size is None:
+        require_folder(root)
         limit = LARGEST_SIDE_ON_CPU if on_cpu else LARGEST_SIDE
-        size = choose_image_size(find_images(split_folder(root, "train")), limit)
+        paths = find_images(split_folder(root, "train"))
+        if not paths:
+            raise UserError(f"no image file in {root}: give a folder of images with --data")
+        size = choose_image_size(paths, limit)
         print(f"images: {size} px, chosen from the files (--image-size sets it)")
     images = _load(config.files, source, root, "train", size, channels)
     if config.use_unlabelled:

@@ -133,14 +133,21 @@ def test_lengths_and_types_do_not_matter():
 # ---- approximate search ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [gaussian, clustered])
-def test_approximate_search_reaches_its_recall(make):
-    features = make(6000, 32, seed=5)
+def test_approximate_search_reaches_its_recall():
+    features = clustered(6000, 32, seed=5)
+    assert module._build_index(l2_normalize(features), 29) is not None
     neighbors, similarity = find_neighbors(features, 20, exact=False)
     assert_contract(neighbors, similarity, 6000, 20)
     assert neighbor_recall(features, neighbors) >= 0.95
     again, _ = find_neighbors(features, 20, exact=False)
     np.testing.assert_array_equal(neighbors, again)
+
+
+def test_features_without_clusters_are_searched_exactly():
+    features = gaussian(3000, 64, seed=6)
+    assert module._build_index(l2_normalize(features), 29) is None
+    neighbors, _ = find_neighbors(features, 20, exact=False)
+    np.testing.assert_array_equal(neighbors, find_neighbors(features, 20, exact=True)[0])
 
 
 @pytest.mark.parametrize("rows", [2, 5, 100, 700])
@@ -154,6 +161,8 @@ def test_approximate_search_of_few_rows_or_of_duplicates(rows):
 def test_approximate_search_fills_rows_whose_lists_are_short():
     # Most rows coincide, so most lists hold only a few rows: fewer than k near a lonely one.
     features = np.concatenate([np.ones((3000, 4), np.float32), gaussian(500, 4)])
+    unit = l2_normalize(features)
+    assert (module._build_index(unit, 69).search(unit, 69)[1] < 0).any()
     neighbors, similarity = find_neighbors(features, 60, exact=False)
     assert_contract(neighbors, similarity, 3500, 60)
 

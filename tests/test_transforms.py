@@ -192,7 +192,7 @@ def test_uniform_is_uniform():
     assert kstest(drawn.numpy(), "uniform", (0.4, 1.2)).statistic < 0.03
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_color_jitter_in_each_order_equals_torchvision(monkeypatch, order):
     monkeypatch.setattr(ours, "_uniform", lambda batch, low, high, _: torch.full((batch,), high))
     monkeypatch.setattr(ours, "_host_permutation", lambda length, generator: order)

@@ -1,0 +1,190 @@
+"""The scripts as a person runs them, on tiny sets."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src_py.checkpoints import load_checkpoint
+from tests.conftest import TINY, write_image
+
+PRETEXT = ("--width", "4", *TINY)
+SCAN = ("--head-epochs", "2", "--candidate-heads", "3", "--heads", "2", *TINY)
+
+
+def four_stages(run_script, first, run, clusters=4):
+    run_script("simclr.py", *first, "--run", run, *PRETEXT)
+    run_script("extract_features.py", "--run", run, "--neighbors", "5", "--device", "cpu")
+    run_script("scan.py", "--run", run, "--clusters", clusters, *SCAN)
+    run_script("selflabel.py", "--run", run, "--threshold", "0.3", *TINY)
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_of_photos_becomes_predictions(run_script, photo_folder, tmp_path):
+    (photo_folder / "broken.jpg").write_text("not an image")
+    first = run_script("simclr.py", "--data", photo_folder, "--run", "mine", *PRETEXT)
+    assert "40 of 16 x 16 px" in first.stdout
+    assert "1 unreadable files skipped" in first.stdout
+    assert first.stderr == ""  # quiet when the output is not a terminal
+    four_stages(run_script, ["--data", photo_folder], "mine", clusters=3)
+
+    checkpoints, logs = tmp_path / "ckp" / "mine", tmp_path / "logs" / "mine"
+    assert np.load(checkpoints / "features.npy").shape == (40, 32)
+    neighbors = np.load(checkpoints / "neighbors.npy")
+    assert neighbors.shape == (40, 5) and neighbors.dtype.kind == "i"
+    assert not (neighbors == np.arange(40)[:, None]).any()
+    for stage in ("simclr", "scan", "selflabel"):
+        assert [row["epoch"] for row in read_csv(logs / f"{stage}.csv")] == ["1", "2"]
+    assert load_checkpoint(checkpoints / "selflabel.pt")["clusters"] == 3
+
+    run_script("predict.py", "--run", "mine", photo_folder, "--out", "out")
+    rows = read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(rows[0]) == ["path", "cluster", "name", "confidence"]
+    assert [row["path"] for row in rows] == [str(photo_folder / f"{n:02d}.png") for n in range(40)]
+    assert all(int(row["cluster"]) in range(3) for row in rows)
+    assert all(1 / 3 <= float(row["confidence"]) <= 1 for row in rows)
+    (skipped,) = read_csv(tmp_path / "out" / "skipped.csv")
+    assert skipped["path"] == str(photo_folder / "broken.jpg") and skipped["reason"]
+
+    told = run_script("evaluate.py", "--run", "mine").stdout
+    assert "no labels" in told and "clusters alive" in told
+    evaluation = json.loads((logs / "evaluation.json").read_text())
+    assert evaluation["clusters"] == 3 and "mapping" not in evaluation
+    Image.open(logs / "contact_sheet.png").verify()
+
+
+def test_a_class_tree_is_scored_on_both_splits(run_script, class_tree, tmp_path):
+    four_stages(run_script, ["--data", class_tree], "tree")
+    table = run_script("evaluate.py", "--run", "tree", "--pixels").stdout
+    evaluation = json.loads((tmp_path / "logs" / "tree" / "evaluation.json").read_text())
+    assert evaluation["clusters"] == 4 and evaluation["mapping"] == "hungarian"
+    for split in ("train", "test"):
+        for row in ("kmeans", "kmeans_pixels", "scan", "selflabel"):
+            scores = evaluation[split][row]
+            assert {"acc", "nmi", "ari"} <= scores.keys()
+            assert 0 <= scores["acc"] <= 1
+            assert row in table
+    assert (tmp_path / "logs" / "tree" / "confusion.png").exists()
+
+    again = run_script("scan.py", "--run", "tree", "--clusters", "6", "--restart", *SCAN)
+    assert "scan.pt written" in again.stdout
+    run_script("evaluate.py", "--run", "tree")
+    evaluation = json.loads((tmp_path / "logs" / "tree" / "evaluation.json").read_text())
+    assert evaluation["clusters"] == 6 and evaluation["mapping"] == "majority"
+
+
+def test_training_with_and_without_labels_gives_the_same_weights(run_script, tmp_path):
+    """The tree's class folders against the same files without them, in the same order."""
+    for number in range(40):
+        kind = number // 10
+        name = f"{'abcd'[kind]}{number:02d}.png"
+        write_image(tmp_path / "labelled" / "train" / "abcd"[kind] / name, kind, number)
+        write_image(tmp_path / "labelled" / "test" / "abcd"[kind] / name, kind, number + 100)
+        write_image(tmp_path / "plain" / name, kind, number)
+    for run in ("labelled", "plain"):
+        four_stages(run_script, ["--data", tmp_path / run], run)
+    for name in ("pretext.pt", "scan.pt", "selflabel.pt"):
+        first, second = (
+            load_checkpoint(tmp_path / "ckp" / run / name)["weights"]
+            for run in ("labelled", "plain")
+        )
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def test_digits_train_without_their_labels(run_script, tmp_path, monkeypatch):
+    """scikit-learn's digits with every label replaced by nonsense: not one weight differs."""
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    (poison / "sitecustomize.py").write_text(
+        "import sklearn.datasets as d\n"
+        "load = d.load_digits\n"
+        "def without_labels(**options):\n"
+        "    bunch = load(**options)\n"
+        "    bunch.target = bunch.target_names = None\n"
+        "    return bunch\n"
+        "d.load_digits = without_labels\n"
+    )
+    few = ("--width", "4", "--epochs", "1", "--device", "cpu")
+    run_script("simclr.py", "--run", "with", *few)
+    monkeypatch.setenv("PYTHONPATH", str(poison))
+    run_script("simclr.py", "--run", "without", *few)
+    first, second = (
+        load_checkpoint(tmp_path / "ckp" / run / "pretext.pt")["weights"]
+        for run in ("with", "without")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_only_evaluation_can_reach_a_label():
+    """No training script or module imports labels.py or metrics.py."""
+    from tests.conftest import PROJECT
+
+    allowed = {"evaluate.py", "labels.py", "metrics.py", "evaluation.py"}
+    for path in [*PROJECT.glob("*.py"), *(PROJECT / "src_py").glob("*.py")]:
+        text = path.read_text()
+        if path.name not in allowed:
+            assert "src_py.labels" not in text and "src_py.metrics" not in text, path
+
+
+@pytest.mark.parametrize("script", ["extract_features", "scan", "selflabel", "evaluate", "predict"])
+def test_a_run_that_does_not_exist_names_the_first_command(run_script, script):
+    arguments = ["."] if script == "predict" else []
+    told = run_script(f"{script}.py", "--run", "nothing_here", *arguments, status=2)
+    (line,) = told.stderr.strip().splitlines()
+    assert "nothing_here" in line
+    assert ("selflabel.py" if script == "predict" else "simclr.py") in line
+
+
+def test_every_missing_stage_is_named(run_script, photo_folder, tmp_path):
+    four_stages(run_script, ["--data", photo_folder], "mine")
+    run = tmp_path / "ckp" / "mine"
+    for missing, script, command in (
+        ("scan.pt", "selflabel.py", "scan.py"),
+        ("neighbors.npy", "scan.py", "extract_features.py"),
+        ("pretext.pt", "extract_features.py", "simclr.py"),
+    ):
+        shutil.move(run / missing, run / f"{missing}.away")
+        told = run_script(script, "--run", "mine", status=2)
+        (line,) = told.stderr.strip().splitlines()
+        assert missing in line and f"python {command} --run mine" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "absent"], ["absent", "does not exist"]),
+        (["--data", "empty"], ["no image file", "empty"]),
+        (["--data", "few"], ["few", "3 readable images", "32"]),
+        (["--preset", "folder"], ["--data"]),
+        (["--epoch", "2"], ["--epochs"]),
+        (["--tensorboard"], ["tensorboard"]),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(run_script, tmp_path, arguments, words):
+    (tmp_path / "empty").mkdir()
+    for number in range(3):
+        write_image(tmp_path / "few" / f"{number}.png", 0, number)
+    told = run_script("simclr.py", *arguments, status=2)
+    (line,) = told.stderr.strip().splitlines()
+    assert all(word in line for word in words), line
+    assert not list(tmp_path.glob("ckp/*/*.pt"))
+
+
+def test_predict_refuses_what_it_cannot_classify(run_script, photo_folder, tmp_path):
+    assert "no image" in run_script("predict.py", status=2).stderr
+    four_stages(run_script, ["--data", photo_folder], "mine")
+    told = run_script("predict.py", "--run", "mine", tmp_path / "absent.png", status=2).stderr
+    assert "absent.png does not exist" in told
+    (tmp_path / "text.png").write_text("no")
+    told = run_script("predict.py", "--run", "mine", tmp_path / "text.png", status=2).stderr
+    assert "none of the 1 files can be read" in told
+    assert not (tmp_path / "out").exists()

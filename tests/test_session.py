@@ -1,0 +1,154 @@
+"""Checkpoints, resume and logs of a training stage."""
+
+import csv
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from src_py.checkpoints import load_checkpoint, save_checkpoint
+from src_py.errors import UserError
+from src_py.hardware import choose_hardware
+from src_py.run_files import RunFiles, write_atomically
+from src_py.session import TrainingSession
+
+
+@dataclass
+class Options:
+    """The part of a TrainingConfig that a session reads."""
+
+    run: str = "mine"
+    epochs: int = 4
+    seed: int = 0
+    restart: bool = False
+    tensorboard: bool = False
+    checkpoint_seconds: float = 0.0
+
+    @property
+    def files(self):
+        return RunFiles(self.run)
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C or a power cut."""
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def train(options, made_from=(), stop_in=None):
+    """A stage in small: its weights depend on every epoch's random numbers."""
+    session = TrainingSession(options, "scan", choose_hardware("cpu"), made_from)
+    if session.is_finished:
+        return None
+    torch.manual_seed(options.seed)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for epoch in session.epochs(options.epochs, 8, model=model, optimizer=optimizer):
+        generator = session.generator(epoch)
+        for step in range(2):
+            if stop_in == (epoch, step):
+                raise Interrupted
+            loss = model(torch.randn(4, 3, generator=generator)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            session.record(4, loss=loss)
+    session.finish({"weights": model.state_dict()})
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("stop_in", [(0, 1), (2, 0), (3, 1)])
+def test_an_interrupted_stage_ends_with_the_same_weights(stop_in):
+    whole = train(Options(run="whole"))
+    with pytest.raises(Interrupted):
+        train(Options(), stop_in=stop_in)
+    assert RunFiles("mine").partial("scan").exists() == (stop_in[0] > 0)
+    resumed = train(Options())
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not RunFiles("mine").partial("scan").exists()
+    stored = load_checkpoint(RunFiles("mine").output("scan"))["weights"]
+    assert all(torch.equal(whole[name], stored[name]) for name in whole)
+
+
+def test_the_log_has_one_row_an_epoch_also_after_a_resume():
+    with pytest.raises(Interrupted):
+        train(Options(), stop_in=(2, 1))
+    train(Options())
+    with RunFiles("mine").log("scan").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert {"loss", "images_per_second", "seconds"} <= rows[0].keys()
+
+
+def test_a_finished_stage_says_so_and_stops(capsys):
+    train(Options())
+    assert train(Options()) is None
+    assert "finished already" in capsys.readouterr().out
+    assert train(Options(restart=True)) is not None
+
+
+def test_other_options_are_refused_until_restart():
+    train(Options())
+    with pytest.raises(UserError, match=r"begun with --epochs 4 \(now 6\).*--restart"):
+        train(Options(epochs=6))
+    assert RunFiles("mine").output("scan").exists()
+    assert train(Options(epochs=6, restart=True)) is not None
+    assert train(Options(epochs=6, checkpoint_seconds=9)) is None
+
+
+def test_a_stage_begins_again_when_an_earlier_one_has_changed(tmp_path, capsys):
+    earlier = tmp_path / "pretext.pt"
+    earlier.write_bytes(b"first")
+    train(Options(), [earlier])
+    assert train(Options(), [earlier]) is None
+    earlier.write_bytes(b"second")
+    assert train(Options(), [earlier]) is not None
+    assert "an earlier stage has changed" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage():
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"))
+    with pytest.raises(UserError, match="epoch 1 is not finite"):
+        for _ in session.epochs(2, 1):
+            session.record(1, loss=float("nan"))
+    assert not RunFiles("mine").output("scan").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"not a checkpoint at all"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, content):
+    path = tmp_path / "scan.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as a checkpoint") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_hold_no_pickled_objects(tmp_path):
+    """A checkpoint from a stranger must not be able to run code."""
+    torch.save({"format": 1, "options": Options()}, tmp_path / "scan.pt")
+    with pytest.raises(UserError):
+        load_checkpoint(tmp_path / "scan.pt")
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "scan.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
+        load_checkpoint(tmp_path / "scan.pt")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "scan.pt"
+    save_checkpoint(path, {"value": 1})
+
+    def fail(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError):
+        write_atomically(path, fail)
+    assert load_checkpoint(path)["value"] == 1
+    assert list(tmp_path.iterdir()) == [path]

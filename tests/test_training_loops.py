@@ -1,0 +1,178 @@
+"""The loops on tiny sets: every size and batch, skipped steps, and what they must not change."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
+from configs.config_simclr import SimCLRConfig
+from src_py import training_loops
+from src_py.hardware import choose_hardware
+from src_py.loaders import ResidentImages
+from src_py.losses import scan_loss
+from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.session import TrainingSession
+
+STATISTICS = ((0.5,) * 3, (0.25,) * 3)
+SPEC = BackboneSpec(width=4, channels=3, small_stem=True)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@dataclass
+class Tiny:
+    """A random set of images with random neighbors."""
+
+    size: int = 32
+
+    def __post_init__(self):
+        random = torch.Generator().manual_seed(0)
+        pixels = torch.randint(256, (self.size, 3, 8, 8), generator=random, dtype=torch.uint8)
+        self.images = ResidentImages(pixels, CPU)
+        self.neighbors = torch.randint(self.size, (self.size, 3), generator=random)
+
+
+def session_for(config, stage):
+    return TrainingSession(config, stage, choose_hardware("cpu"))
+
+
+def classifier(clusters=3, heads=2):
+    torch.manual_seed(0)
+    return ClusteringModel(ResNet18(SPEC), ClusterHeads(32, clusters, heads))
+
+
+def weights(model):
+    return torch.cat([parameter.flatten() for parameter in model.parameters()]).detach().clone()
+
+
+@pytest.mark.parametrize("size", [32, 33, 50])
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 512])
+def test_simclr_takes_any_size_and_batch(size, batch_size):
+    config = SimCLRConfig(run="tiny", epochs=1, batch_size=batch_size)
+    torch.manual_seed(0)
+    model = ContrastiveModel(SPEC, 16)
+    session = session_for(config, "simclr")
+    training_loops.train_simclr(model, Tiny(size).images, STATISTICS, config, session)
+    assert torch.isfinite(weights(model)).all()
+    assert session.history[-1]["epoch"] == 1
+
+
+@pytest.mark.parametrize("batch_size", [5, 512])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_scan_trains_every_head_and_the_backbone(batch_size, heads):
+    config = ScanConfig(run="tiny", epochs=1, batch_size=batch_size, heads=heads, clusters=3)
+    tiny, model = Tiny(), classifier(heads=heads)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    session = session_for(config, "scan")
+    training_loops.train_scan(model, tiny.images, tiny.neighbors, STATISTICS, config, session)
+    moved = {name for name, value in model.named_parameters() if not value.equal(before[name])}
+    assert "backbone.conv1.weight" in moved and "heads.linear.weight" in moved
+    best = training_loops.keep_best_head(
+        model, tiny.images, tiny.neighbors, STATISTICS, config, session
+    )
+    assert best.heads.heads == 1
+
+
+def test_the_head_of_lowest_loss_is_kept():
+    tiny, model = Tiny(), classifier(clusters=2, heads=3)
+    with torch.no_grad():
+        model.heads.linear.weight.zero_()
+        model.heads.linear.bias.copy_(torch.tensor([9.0, -9, 0, 0, 9, -9]))  # only the middle
+    config = ScanConfig(run="tiny", clusters=2, heads=3)
+    best = training_loops.keep_best_head(
+        model, tiny.images, tiny.neighbors, STATISTICS, config, session_for(config, "scan")
+    )
+    assert best.heads.linear.bias.tolist() == [0, 0]
+
+
+def test_heads_on_stored_features_find_separate_groups():
+    random = torch.Generator().manual_seed(0)
+    groups = torch.arange(60) % 3
+    features = torch.eye(3)[groups] * 4 + torch.randn(60, 3, generator=random) * 0.1
+    neighbors = torch.stack([(torch.arange(60) + 3 * step) % 60 for step in (1, 2, 3)], dim=1)
+    config = ScanConfig(run="tiny", clusters=3, heads=2, candidate_heads=5, head_epochs=60)
+    heads = training_loops.train_heads(features, neighbors, config, session_for(config, "scan"))
+    assert heads.heads == 2
+    found = heads(features)[0].argmax(dim=1)
+    assert len({(int(g), int(f)) for g, f in zip(groups, found, strict=True)}) == 3
+
+
+def test_full_scan_loss_is_the_mean_over_neighbor_columns():
+    logits = torch.randn(2, 10, 4)
+    neighbors = torch.randint(10, (10, 3))
+    full = training_loops.full_scan_loss(logits, neighbors, 5.0)
+    each = [scan_loss(logits[1], logits[1][neighbors[:, column]], 5.0) for column in range(3)]
+    torch.testing.assert_close(full.total[1], torch.stack([e.total for e in each]).mean())
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_self_label_counts_a_step_without_pseudo_labels_and_goes_on(ema_decay, capsys):
+    config = SelfLabelConfig(
+        run="tiny", epochs=2, batch_size=16, threshold=0.999999, ema_decay=ema_decay
+    )
+    model = classifier(heads=1)
+    before = weights(model)
+    session = session_for(config, "selflabel")
+    final = training_loops.train_self_label(model, Tiny().images, STATISTICS, config, session)
+    assert torch.equal(weights(final), before)
+    said = capsys.readouterr().out
+    assert "epoch 2/2: 0.0% confident" in said
+    assert "2 steps skipped" in said
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_self_label_learns_from_confident_samples(ema_decay, capsys):
+    config = SelfLabelConfig(run="tiny", epochs=2, batch_size=16, threshold=0, ema_decay=ema_decay)
+    model = classifier(heads=1)
+    before = weights(model)
+    session = session_for(config, "selflabel")
+    final = training_loops.train_self_label(model, Tiny().images, STATISTICS, config, session)
+    assert (final is model) == (ema_decay == 0)
+    assert not torch.equal(weights(final), before)
+    said = capsys.readouterr().out
+    assert "100.0% confident" in said and "of 3 clusters alive" in said
+
+
+def test_infer_leaves_batch_statistics_alone_and_does_not_depend_on_the_batch():
+    tiny, model = Tiny(), classifier()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    hardware = choose_hardware("cpu")
+    model.train()
+    whole, parts = (
+        torch.cat(list(training_loops.infer(model, tiny.images, STATISTICS, hardware, size)), 1)
+        for size in (32, 5)
+    )
+    torch.testing.assert_close(whole, parts, rtol=0.02, atol=0.02)  # bfloat16 where there is
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_drawn_neighbors_are_neighbors_and_all_are_drawn():
+    neighbors = torch.randint(100, (10, 4))
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.arange(10).repeat(200)
+    drawn = training_loops.draw_neighbors(neighbors, anchors, generator)
+    for anchor in range(10):
+        assert set(drawn[anchors == anchor].tolist()) == set(neighbors[anchor].tolist())
+
+
+def test_cosine_schedule_rises_then_falls_to_zero():
+    schedule = [training_loops.warmup_cosine(step / 100, 0.1) for step in range(101)]
+    assert schedule[0] == 0 and schedule[10] == 1 and schedule[100] < 1e-9
+    assert schedule[:11] == sorted(schedule[:11])
+    assert schedule[10:] == sorted(schedule[10:], reverse=True)
+    assert training_loops.warmup_cosine(0, 0) == 1
+
+
+def test_the_average_moves_by_one_minus_decay():
+    average, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    torch.nn.init.zeros_(average.weight)
+    model.running_mean.fill_(7)
+    training_loops.update_average(average, model, decay=0.9)
+    torch.testing.assert_close(average.weight.data, torch.full((2,), 0.1))
+    assert average.running_mean.tolist() == [7, 7]
