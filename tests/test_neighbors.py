@@ -255,6 +255,7 @@ def test_statistics_equal_a_loop():
     assert statistics["max_in_degree"] == max(degree)
     assert statistics["never_chosen"] == degree.count(0)
     assert statistics["exact_duplicates"] == 0
+    assert {type(value) for value in statistics.values()} == {int, float}
 
 
 def test_statistics_name_wrong_shapes():
