@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src_py.augmentation import Augmentation
 from src_py.checkpoints import digest, load_checkpoint, save_checkpoint
 from src_py.errors import UserError
 from src_py.hardware import Hardware
@@ -174,8 +176,7 @@ class TrainingSession:
         write_json(
             self.files.config(self.stage), {"made_from": self._made_from, "config": self._options}
         )
-        options = ", ".join(f"{name} {value}" for name, value in self._options.items())
-        self.say(f"{self.stage}: {self.hardware}; {options}")
+        self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
 
     def _close_epoch(self, epoch: int, seconds: float) -> None:
         means = {name: self.mean(name) for name in self._sums}
@@ -219,6 +220,19 @@ def write_csv(path: Path, rows: list[dict]) -> None:
             writer.writerows(rows)
 
     write_atomically(path, write)
+
+
+def _describe(options: dict[str, Any]) -> str:
+    """The complete configuration on a few lines; of a view, only the parts that are in use."""
+    neutral = as_plain(Augmentation())
+    words = []
+    for name, value in options.items():
+        if isinstance(value, dict):
+            used = [f"{part} {v}" for part, v in value.items() if v != neutral[part]]
+            value = f"({', '.join(used)})"
+        words.append(f"{name} {value}")
+    text = ", ".join(words)
+    return textwrap.fill(text, width=100, initial_indent="  ", subsequent_indent="  ")
 
 
 def _tensorboard_writer(folder: Path) -> Any:
