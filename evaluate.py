@@ -17,6 +17,8 @@ STAGES = ("scan", "selflabel")
 
 def main(config: EvaluateConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
+    import numpy as np
+
     from src_py import evaluation
     from src_py.checkpoints import load_clustering, load_contrastive, require
     from src_py.gallery import save_contact_sheet
@@ -52,6 +54,8 @@ def main(config: EvaluateConfig) -> None:
             probabilities={name: compute.probabilities(m) for name, m in classifiers.items()},
         )
 
+    if files.neighbors.exists():
+        splits["train"].neighbors = np.load(files.neighbors)
     result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
     write_json(files.evaluation, result)
     print(evaluation.as_table(config.run, result))

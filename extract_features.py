@@ -21,7 +21,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     from src_py.loaders import ResidentImages
     from src_py.neighbors import find_neighbors, neighbor_statistics
     from src_py.run_data import load_settings, load_split
-    from src_py.run_files import as_plain, write_array, write_json
+    from src_py.run_files import as_plain, write_array, write_json, write_table
     from src_py.training_loops import infer
 
     files = config.files
@@ -44,6 +44,7 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     write_array(files.features, features)
     write_array(files.neighbors, neighbors.astype(np.int64))
+    write_table(files.rows, ("row", "path"), enumerate(image_set.names))
     write_json(files.config("extract_features"), {"config": as_plain(config)})
     print(f"{files.neighbors} written; next: python scan.py --run {config.run}")
 

@@ -10,6 +10,8 @@ input order, and out/skipped.csv (path, reason).
 from configs.base_config import run_script
 from configs.config_predict import PredictConfig
 
+HEADER = ("path", "cluster", "name", "confidence")
+
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
@@ -18,8 +20,7 @@ def main(config: PredictConfig) -> None:
     from src_py.errors import UserError
     from src_py.hardware import choose_hardware
     from src_py.prediction import classify_files, list_files
-    from src_py.run_data import write_skipped
-    from src_py.session import write_csv
+    from src_py.run_files import write_table
 
     if not config.paths:
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
@@ -37,8 +38,8 @@ def main(config: PredictConfig) -> None:
     if not rows:
         raise UserError(f"none of the {len(paths)} files can be read; the first: {skipped[0]}")
 
-    write_csv(config.out / "predictions.csv", rows)
-    write_skipped(config.out / "skipped.csv", skipped)
+    write_table(config.out / "predictions.csv", HEADER, rows)
+    write_table(config.out / "skipped.csv", ("path", "reason"), skipped)
     print(f"{config.out / 'predictions.csv'}: {len(rows)} images, by {checkpoint}")
     if skipped:
         print(f"{config.out / 'skipped.csv'}: {len(skipped)} unreadable files")

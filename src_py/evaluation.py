@@ -16,6 +16,7 @@ from src_py.metrics import (
     kmeans_clusters,
     majority_mapping,
     mapping_name,
+    neighbor_accuracy,
     save_confusion_picture,
     score,
 )
@@ -33,12 +34,14 @@ class Split:
         labels: int64 (N,) and the class names, or None.
         features: (N, D) of the pretext.
         probabilities: (N, clusters) by stage.
+        neighbors: (N, k) of the mining, where it has been done for this split.
     """
 
     images: Tensor
     labels: tuple[np.ndarray, list[str]] | None
     features: np.ndarray
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    neighbors: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
             for row, clusters_of_split in assigned[name].items():
                 result[name][row] = score(clusters_of_split, split.labels[0], clusters, classes)
         result["mapping"] = mapping_name(clusters, classes)
+        train = splits["train"]
+        if train.neighbors is not None:
+            result["neighbor_accuracy"] = neighbor_accuracy(train.neighbors, train.labels[0])
     result["clusters"] = clusters
     result["label_free"] = {
         name: {stage: cluster_summary(p) for stage, p in split.probabilities.items()}
@@ -108,6 +114,8 @@ def as_table(run: str, result: dict) -> str:
             for row, scores in result[name].items():
                 values = "".join(f"{scores[column]:>10.3f}" for column in columns)
                 lines.append(f"  {row:<12}{values}")
+        if "neighbor_accuracy" in result:
+            lines.append(f"neighbors of the same class: {result['neighbor_accuracy']:.3f}")
     else:
         lines.append(f"run {run}: {result['clusters']} clusters, no labels: label-free scores")
     for name in splits:

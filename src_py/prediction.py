@@ -18,6 +18,7 @@ from src_py.image_files import IMAGE_EXTENSIONS, UnreadableImage, find_files, re
 from src_py.loaders import ResidentImages
 from src_py.training_loops import infer
 
+Row = tuple[str, int, str, str]  # path, cluster, name, confidence
 Skipped = list[tuple[str, str]]
 
 
@@ -46,13 +47,13 @@ def classify_files(
     settings: DataSettings,
     hardware: Hardware,
     batch_size: int,
-) -> tuple[list[dict], Skipped]:
+) -> tuple[list[Row], Skipped]:
     """Rows (path, cluster, name, confidence) of the readable files, and (path, reason) of others.
 
     Args:
         model: a classifier with one head, on the hardware's device.
     """
-    rows: list[dict] = []
+    rows: list[Row] = []
     skipped: Skipped = []
     statistics = (settings.mean, settings.std)
 
@@ -77,7 +78,7 @@ def classify_files(
             (logits,) = infer(model, images, statistics, hardware, batch_size)
             confidence, cluster = logits[0].softmax(dim=1).cpu().max(dim=1)
             rows += [
-                {"path": str(path), "cluster": c, "name": f"cluster_{c}", "confidence": f"{p:.4f}"}
+                (str(path), c, f"cluster_{c}", f"{p:.4f}")
                 for (path, _), c, p in zip(
                     readable, cluster.tolist(), confidence.tolist(), strict=True
                 )

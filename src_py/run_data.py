@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from src_py.datasets import (
 from src_py.errors import UserError
 from src_py.image_files import find_images
 from src_py.loaders import ResidentImages
-from src_py.run_files import RunFiles, read_json, write_atomically, write_json
+from src_py.run_files import RunFiles, read_json, write_json, write_table
 
 FEWEST_IMAGES = 32
 DOWNLOAD_FOLDER = Path("data")
@@ -120,16 +120,21 @@ def _report(files: RunFiles, images: ImageSet) -> None:
     colour = "colour" if channels == 3 else "grey"
     print(f"images: {count} of {size} x {size} px, {colour}")
     if images.skipped:
-        write_skipped(files.skipped, images.skipped)
+        write_table(files.skipped, ("path", "reason"), images.skipped)
         print(f"images: {len(images.skipped)} unreadable files skipped, listed in {files.skipped}")
     sys.stdout.flush()
 
 
-def write_skipped(path: Path, skipped: Iterable[tuple[str, str]]) -> None:
-    """A CSV file `path,reason` of the files that could not be read."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "reason"), *skipped])
-
-    write_atomically(path, write)
+def require_rows(files: RunFiles, names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: when the images are not those that neighbors.npy was made from.
+    """
+    with files.rows.open(newline="", encoding="utf-8") as file:
+        mined = [row["path"] for row in csv.DictReader(file)]
+    if mined != list(names):
+        raise UserError(
+            f"run '{files.run}': the images have changed since {files.neighbors} was made "
+            f"({len(mined)} then, {len(names)} now); run again: "
+            f"python extract_features.py --run {files.run}"
+        )

@@ -1,9 +1,10 @@
 """Where the files of one run live, and how they are written so that none is ever half there."""
 
+import csv
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,11 @@ class RunFiles:
     @property
     def neighbors(self) -> Path:
         return self.checkpoints / "neighbors.npy"
+
+    @property
+    def rows(self) -> Path:
+        """Which image each row of features.npy and neighbors.npy is: CSV of row, path."""
+        return self.checkpoints / "rows.csv"
 
     @property
     def skipped(self) -> Path:
@@ -109,3 +115,13 @@ def write_array(path: Path, array: "np.ndarray") -> None:
 def as_plain(config: Any) -> dict[str, Any]:
     """A configuration dataclass as what JSON and checkpoints can hold."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple]) -> None:
+    """Writes a CSV file with a header, all or nothing."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    write_atomically(path, write)

@@ -1,6 +1,5 @@
 """What the training stages share: resume, logs, progress, the seeds of each epoch."""
 
-import csv
 import sys
 import textwrap
 import time
@@ -21,8 +20,8 @@ from src_py.run_files import (
     RunFiles,
     as_plain,
     read_json,
-    write_atomically,
     write_json,
+    write_table,
 )
 
 
@@ -188,7 +187,8 @@ class TrainingSession:
         row = {"epoch": epoch + 1, **{name: round(value, 6) for name, value in means.items()}}
         row |= {"images_per_second": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
         self.history.append(row)
-        write_csv(self.files.log(self.stage), self.history)
+        rows = [tuple(past.values()) for past in self.history]
+        write_table(self.files.log(self.stage), tuple(row), rows)
         self._bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in means.items()}})
         if self._writer:
             for name, value in means.items():
@@ -208,18 +208,6 @@ class TrainingSession:
         self.history = content["history"]
         self.say(f"{self.stage}: continuing after epoch {content['next_epoch']}")
         return content["next_epoch"]
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Writes rows of equal keys as a CSV file with a header, all or nothing."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
 
 
 def _describe(options: dict[str, Any]) -> str:

@@ -23,7 +23,10 @@ def make_split(labelled=True, size=40, clusters=4, shift=0):
 
 
 def test_both_splits_are_scored_by_the_contract():
-    result = evaluate({"train": make_split(), "test": make_split(size=20, shift=1)}, False, 0)
+    splits = {"train": make_split(), "test": make_split(size=20, shift=1)}
+    splits["train"].neighbors = np.array([[row ^ 1, (row + 4) % 40] for row in range(40)])
+    result = evaluate(splits, False, 0)
+    assert result["neighbor_accuracy"] == 0.5
     assert result["clusters"] == 4 and result["mapping"] == "hungarian"
     for split in ("train", "test"):
         assert set(result[split]) == {"kmeans", "scan"}

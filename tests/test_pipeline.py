@@ -158,6 +158,15 @@ def test_every_missing_stage_is_named(run_script, photo_folder, tmp_path):
         assert missing in line and f"python {command} --run mine" in line
 
 
+def test_images_that_changed_since_the_mining_are_noticed(run_script, photo_folder):
+    run_script("simclr.py", "--data", photo_folder, "--run", "mine", *PRETEXT)
+    run_script("extract_features.py", "--run", "mine", "--neighbors", "5")
+    write_image(photo_folder / "new.png", 0, 99)
+    told = run_script("scan.py", "--run", "mine", *SCAN, status=2)
+    (line,) = told.stderr.strip().splitlines()
+    assert "40 then, 41 now" in line and "python extract_features.py --run mine" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -47,10 +47,10 @@ def test_rows_do_not_depend_on_the_batch(tmp_path, model, batch_size):
     paths = list_files([tmp_path])
     hardware = choose_hardware("cpu")
     rows, skipped = classify_files(paths, model, SETTINGS, hardware, batch_size)
-    assert [row["path"] for row in rows] == [str(p) for p in paths if p.name != "5.png"]
+    assert [path for path, *_ in rows] == [str(p) for p in paths if p.name != "5.png"]
     assert [path for path, _ in skipped] == [str(tmp_path / "5.png")]
     alone, _ = classify_files(paths, model, SETTINGS, hardware, 100)
-    assert [row["cluster"] for row in rows] == [row["cluster"] for row in alone]
+    assert [row[1] for row in rows] == [row[1] for row in alone]
 
 
 def test_a_block_of_unreadable_files_is_skipped(tmp_path, model):
