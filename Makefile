@@ -33,3 +33,16 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) ckp logs out
+
+# A short schedule of a quarter of the network's width, for a machine without a GPU:
+# make cifar10-short DATA=<folder with train/<class>/ and test/<class>/>
+CIFAR10_RUN := cifar10-short
+
+.PHONY: cifar10-short
+cifar10-short: $(VENV)/installed
+	$(BIN)/python simclr.py --preset cifar10 --data $(DATA) --run $(CIFAR10_RUN) --width 16 --epochs 8
+	$(BIN)/python extract_features.py --run $(CIFAR10_RUN)
+	$(BIN)/python scan.py --run $(CIFAR10_RUN) --head-epochs 10 --epochs 3 --learning-rate 5e-4
+	$(BIN)/python selflabel.py --run $(CIFAR10_RUN) --epochs 3 --batch-size 256 --learning-rate 5e-4 \
+	    --threshold 0.9 --ema-decay 0.99
+	$(BIN)/python evaluate.py --run $(CIFAR10_RUN) --pixels

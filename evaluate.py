@@ -24,8 +24,7 @@ def main(config: EvaluateConfig) -> None:
     from src_py.gallery import save_contact_sheet
     from src_py.hardware import choose_hardware
     from src_py.labels import load_labels
-    from src_py.loaders import ResidentImages
-    from src_py.run_data import load_settings, load_split
+    from src_py.run_data import load_settings, open_split
     from src_py.run_files import write_json
 
     files = config.files
@@ -42,14 +41,13 @@ def main(config: EvaluateConfig) -> None:
 
     splits = {}
     for split in ("train", "test"):
-        image_set = load_split(files, settings, split)
-        if image_set is None:
+        opened = open_split(files, settings, split, hardware, config.loading)
+        if opened is None:
             continue
-        images = ResidentImages(image_set.images, hardware.device)
-        compute = evaluation.Computation(images, settings, hardware, config.batch_size)
+        compute = evaluation.Computation(opened.loader, settings, hardware, config.batch_size)
         splits[split] = evaluation.Split(
-            images=image_set.images,
-            labels=load_labels(settings.source, root, split, image_set.names, config.folder_labels),
+            images=opened.loader,
+            labels=load_labels(settings.source, root, split, opened.names, config.folder_labels),
             features=compute.outputs(encoder),
             probabilities={name: compute.probabilities(m) for name, m in classifiers.items()},
         )

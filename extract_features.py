@@ -18,9 +18,8 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     from src_py.checkpoints import load_contrastive, require
     from src_py.hardware import choose_hardware
-    from src_py.loaders import ResidentImages
     from src_py.neighbors import find_neighbors, neighbor_statistics
-    from src_py.run_data import load_settings, load_split
+    from src_py.run_data import load_settings, open_split
     from src_py.run_files import as_plain, write_array, write_json, write_table
     from src_py.training_loops import infer
 
@@ -29,12 +28,11 @@ def main(config: ExtractFeaturesConfig) -> None:
     require(files, files.output("simclr"), f"simclr.py --run {config.run}")
     hardware = choose_hardware(config.device)
     model = hardware.place(load_contrastive(files.output("simclr")))
-    image_set = load_split(files, settings, "train")
-    images = ResidentImages(image_set.images, hardware.device)
+    images = open_split(files, settings, "train", hardware, config.loading)
 
     network = model.backbone if config.features == "backbone" else model
     statistics = (settings.mean, settings.std)
-    batches = infer(network, images, statistics, hardware, config.batch_size)
+    batches = infer(network, images.loader, statistics, hardware, config.batch_size)
     features = torch.cat([batch.cpu() for batch in batches]).numpy()  # (N, D)
     print(f"features: {features.shape[0]} x {features.shape[1]}, of the {config.features}")
 
@@ -44,7 +42,7 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     write_array(files.features, features)
     write_array(files.neighbors, neighbors.astype(np.int64))
-    write_table(files.rows, ("row", "path"), enumerate(image_set.names))
+    write_table(files.rows, ("row", "path"), enumerate(images.names))
     write_json(files.config("extract_features"), {"config": as_plain(config)})
     print(f"{files.neighbors} written; next: python scan.py --run {config.run}")
 

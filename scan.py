@@ -17,9 +17,8 @@ def main(config: ScanConfig) -> None:
 
     from src_py.checkpoints import clustering_content, load_contrastive, require
     from src_py.hardware import choose_hardware
-    from src_py.loaders import ResidentImages
     from src_py.models import ClusterHeads, ClusteringModel
-    from src_py.run_data import load_settings, load_split, require_rows
+    from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
     from src_py.training_loops import keep_best_head, train_heads, train_scan
 
@@ -34,9 +33,9 @@ def main(config: ScanConfig) -> None:
     if session.is_finished:
         return
 
-    image_set = load_split(files, settings, "train")
-    require_rows(files, image_set.names)
-    images = ResidentImages(image_set.images, hardware.device)
+    opened = open_split(files, settings, "train", hardware, config.loading)
+    require_rows(files, opened.names)
+    images = opened.loader
     neighbors = torch.from_numpy(np.load(neighbors_file)).to(hardware.device)  # (N, k)
     statistics = (settings.mean, settings.std)
 

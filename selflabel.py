@@ -17,8 +17,7 @@ def main(config: SelfLabelConfig) -> None:
 
     from src_py.checkpoints import clustering_content, load_clustering, require
     from src_py.hardware import choose_hardware
-    from src_py.loaders import ResidentImages
-    from src_py.run_data import load_settings, load_split
+    from src_py.run_data import load_settings, open_split
     from src_py.session import TrainingSession
     from src_py.training_loops import train_self_label
 
@@ -30,7 +29,7 @@ def main(config: SelfLabelConfig) -> None:
     if session.is_finished:
         return
 
-    images = ResidentImages(load_split(files, settings, "train").images, hardware.device)
+    images = open_split(files, settings, "train", hardware, config.loading).loader
     torch.manual_seed(config.seed)
     model = hardware.place(load_clustering(scan)[0])
 

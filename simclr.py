@@ -18,9 +18,8 @@ def main(config: SimCLRConfig) -> None:
 
     from src_py.checkpoints import contrastive_content
     from src_py.hardware import choose_hardware
-    from src_py.loaders import ResidentImages
     from src_py.models import BackboneSpec, ContrastiveModel
-    from src_py.run_data import settle_data
+    from src_py.run_data import settle_images
     from src_py.session import TrainingSession
     from src_py.training_loops import train_simclr
 
@@ -29,8 +28,7 @@ def main(config: SimCLRConfig) -> None:
     if session.is_finished:
         return
 
-    settings, image_set = settle_data(config, PRESETS[config.preset], hardware.device.type == "cpu")
-    images = ResidentImages(image_set.images, hardware.device)
+    settings, images = settle_images(config, PRESETS[config.preset], hardware)
 
     torch.manual_seed(config.seed)
     spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)

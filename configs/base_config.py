@@ -30,6 +30,8 @@ class BaseConfig:
     preset: str | None = None  # settings for a known kind of images (see configs/presets.py)
     data: Path | None = None  # folder of images, or where a built-in set is or will be downloaded
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # what to compute on
+    loading: Literal["auto", "resident", "streamed"] = "auto"  # keep a folder's decoded images in
+    # memory, or decode them as they are needed; auto: by their size
     seed: int = 0  # of every random number
 
     def __post_init__(self) -> None:

@@ -15,9 +15,9 @@ import os
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from src_py.errors import UserError
+from src_py.hardware import available_cores
 from src_py.image_files import (
     IMAGE_EXTENSIONS,
     UnreadableImage,
@@ -37,6 +38,7 @@ from src_py.image_files import (
     readable_extensions,
     walk_files,
 )
+from src_py.run_files import write_json
 
 SOURCES = ("digits", "folder", "cifar10", "cifar20", "stl10", "mnist", "fashion_mnist")
 SPLITS = ("train", "test", "unlabelled")
@@ -107,8 +109,17 @@ def measure_mean_std(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[flo
         raise ValueError(f"cannot measure images of shape {tuple(images.shape)}: no pixels")
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in images.split(1024):
-        for channel, pixels in enumerate(chunk.unbind(1)):
-            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
+        counts += _histogram(chunk)
+    return _mean_std_of_histogram(counts)
+
+
+def _histogram(images: torch.Tensor) -> torch.Tensor:
+    """Pixels of each value, by channel: (N, C, H, W) uint8 -> (C, 256) int64."""
+    channels = images.unbind(1)
+    return torch.stack([torch.bincount(pixels.flatten(), minlength=256) for pixels in channels])
+
+
+def _mean_std_of_histogram(counts: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     values = torch.arange(256, dtype=torch.float64) / 255
     weights = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
     mean = weights @ values
@@ -281,24 +292,38 @@ def _load_folder(
     cache_dir: Path | None,
     show_progress: bool,
 ) -> ImageSet | None:
-    require_folder(root)
-    folder = split_folder(root, split)
-    if folder is None:
+    paths = folder_files(root, split)
+    if paths is None:
         return None
-    # All kinds, readable here or not: a HEIC file that needs another package shall be reported.
-    paths = find_files(folder, IMAGE_EXTENSIONS)
     key = _cache_key(root, paths, image_size, channels)
     cached = _load_cache(cache_dir, split, key, channels, image_size) if cache_dir else None
     if cached is not None:
         return cached
     decoded = _decode_folder(root, paths, image_size, channels, show_progress)
-    if not decoded.names:
-        found = f"{len(paths)} found, the first: {decoded.skipped[0]}" if paths else "none found"
-        kinds = " ".join(sorted(extension[1:] for extension in readable_extensions()))
-        raise UserError(f"no readable image in {folder} ({found}): give a folder with {kinds}")
+    _require_readable(root, paths, decoded.names, decoded.skipped)
     if cache_dir is not None:
         _save_cache(cache_dir, split, key, decoded)
     return decoded
+
+
+def folder_files(root: Path, split: str) -> list[Path] | None:
+    """All image files of one split, or None where the folder has no such split.
+
+    All kinds, readable here or not: a HEIC file that needs another package shall be reported.
+    Raises UserError when `root` is not a folder.
+    """
+    require_folder(root)
+    folder = split_folder(root, split)
+    return None if folder is None else find_files(folder, IMAGE_EXTENSIONS)
+
+
+def _require_readable(
+    root: Path, paths: list[Path], names: list[str], skipped: list[tuple[str, str]]
+) -> None:
+    if not names:
+        found = f"{len(paths)} found, the first: {skipped[0]}" if paths else "none found"
+        kinds = " ".join(sorted(extension[1:] for extension in readable_extensions()))
+        raise UserError(f"no readable image in {root} ({found}): give a folder with {kinds}")
 
 
 def _decode_folder(
@@ -322,16 +347,8 @@ def _decode_folder(
             return str(error)
         return None
 
-    quiet = not (show_progress and sys.stderr.isatty())
-    reasons = list(
-        tqdm(
-            _map_in_threads(decode, len(paths)),
-            total=len(paths),
-            desc="decoding",
-            unit="image",
-            disable=quiet,
-        )
-    )
+    decoding = _map_in_threads(decode, len(paths))
+    reasons = list(_with_progress(decoding, len(paths), "decoding", show_progress))
     names = [path.relative_to(root).as_posix() for path in paths]
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     for row, source in enumerate(kept):  # close the gaps in place: a copy may not fit in memory
@@ -344,13 +361,17 @@ def _decode_folder(
     )
 
 
+def _with_progress(items: Iterable[Any], total: int, what: str, show: bool) -> Iterable[Any]:
+    quiet = not (show and sys.stderr.isatty())
+    return tqdm(items, total=total, desc=what, unit="image", disable=quiet)
+
+
 def _map_in_threads(function: Callable[[int], Any], count: int) -> Iterator[Any]:
     """function(0), ..., function(count - 1), in order, from one thread per available core.
 
     Pillow decodes without the GIL. Chunks make tiny images (32 px) a fifth faster.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    workers = len(affinity(0)) if affinity else os.cpu_count() or 1
+    workers = available_cores()
     size = min(32, 1 + count // (8 * workers))
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     pool = ThreadPoolExecutor(workers)
@@ -359,6 +380,83 @@ def _map_in_threads(function: Callable[[int], Any], count: int) -> Iterator[Any]
             yield from results
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C shall not wait for a million images
+
+
+# --- folders that are too large to keep decoded -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """The readable images of one split of a folder, without their pixels."""
+
+    names: list[str]  # path relative to the root
+    skipped: list[tuple[str, str]]  # (path, reason), unreadable
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+
+
+def index_folder(
+    root: Path,
+    split: str,
+    image_size: int,
+    channels: int,
+    cache_dir: Path | None = None,
+    show_progress: bool = False,
+) -> FolderIndex | None:
+    """Reads every image once and keeps only which are readable, and the pixels' mean and std.
+
+    The arguments, None and the errors are those of `load_images`; `cache_dir` keeps the result.
+    """
+    paths = folder_files(root, split)
+    if paths is None:
+        return None
+    key = _cache_key(root, paths, image_size, channels)
+    cached = cache_dir and _load_index(cache_dir / f"index-{split}.json", key)
+    if cached:
+        return cached
+
+    def measure(row: int) -> torch.Tensor | str:
+        try:
+            pixels = torch.from_numpy(read_square(paths[row], image_size, channels))
+        except UnreadableImage as error:
+            return str(error)
+        return _histogram(pixels.permute(2, 0, 1)[None])
+
+    names, skipped = [], []
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    reading = _map_in_threads(measure, len(paths))
+    measured = _with_progress(reading, len(paths), "reading", show_progress)
+    for path, result in zip(paths, measured, strict=True):
+        name = path.relative_to(root).as_posix()
+        if isinstance(result, str):
+            skipped.append((name, result))
+        else:
+            names.append(name)
+            counts += result
+    _require_readable(root, paths, names, skipped)
+    index = FolderIndex(names, skipped, *_mean_std_of_histogram(counts))
+    if cache_dir is not None:
+        _save_index(cache_dir / f"index-{split}.json", key, index)
+    return index
+
+
+def _load_index(path: Path, key: str) -> FolderIndex | None:
+    try:
+        stored = json.loads(path.read_text())
+        if stored.pop("key") != key:
+            return None
+        skipped = [(name, reason) for name, reason in stored["skipped"]]
+        statistics = {name: tuple(stored[name]) for name in ("mean", "std")}
+        return FolderIndex(stored["names"], skipped, **statistics)
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+        return None
+
+
+def _save_index(path: Path, key: str, index: FolderIndex) -> None:
+    try:
+        write_json(path, {"key": key, **asdict(index)})
+    except OSError as error:
+        _warn_once(f"cannot write {path} ({error.strerror or error})")
 
 
 # --- the cache of decoded folders ----------------------------------------------------------------

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from src_py.datasets import DataSettings
 from src_py.hardware import Hardware
-from src_py.loaders import ResidentImages
+from src_py.loaders import ImageLoader, ordered_batches
 from src_py.metrics import (
     cluster_summary,
     hungarian_mapping,
@@ -30,14 +30,14 @@ class Split:
     """One split, as the models see it.
 
     Attributes:
-        images: (N, C, S, S) uint8.
+        images: all of them, uint8.
         labels: int64 (N,) and the class names, or None.
         features: (N, D) of the pretext.
         probabilities: (N, clusters) by stage.
         neighbors: (N, k) of the mining, where it has been done for this split.
     """
 
-    images: Tensor
+    images: ImageLoader
     labels: tuple[np.ndarray, list[str]] | None
     features: np.ndarray
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Split:
 class Computation:
     """How models are applied to the images of one split."""
 
-    images: ResidentImages
+    images: ImageLoader
     settings: DataSettings
     hardware: Hardware
     batch_size: int
@@ -156,6 +156,12 @@ def _number_of_clusters(splits: dict[str, Split]) -> int | None:
 
 def _assignments(split: Split) -> list[tuple[str, np.ndarray]]:
     return [(stage, p.argmax(axis=1)) for stage, p in split.probabilities.items()]
+
+
+def _pixels(images: ImageLoader) -> np.ndarray:
+    """(N, C x S x S) float32 in [0, 1]."""
+    batches = images.batches(ordered_batches(len(images), 1024))
+    return torch.cat([batch.flatten(1).cpu() for _, batch in batches]).numpy() / np.float32(255)
 
 
 def _majority_differs(scores: dict[str, float]) -> bool:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from src_py.loaders import ImageLoader
 from src_py.run_files import write_atomically
 
 TILE = 48  # px: side of a thumbnail
@@ -14,12 +16,12 @@ LABEL_WIDTH = 150  # px: room for a row's text
 
 
 def save_contact_sheet(
-    path: Path, images: Tensor, probabilities: np.ndarray, per_cluster: int = 16
+    path: Path, images: ImageLoader, probabilities: np.ndarray, per_cluster: int = 16
 ) -> None:
     """Writes a PNG with a row for each cluster: its most typical images, the most certain first.
 
     Args:
-        images: (N, C, S, S) uint8.
+        images: N of them.
         probabilities: (N, clusters).
     """
     clusters = probabilities.argmax(axis=1)
@@ -33,8 +35,11 @@ def save_contact_sheet(
         typical = members[np.argsort(-confidence[members], kind="stable")][:per_cluster]
         top = MARGIN + cluster * step
         draw.text((MARGIN, top + TILE // 4), f"cluster {cluster}\n{len(members)} images", "black")
-        for column, row in enumerate(typical):
-            sheet.paste(_thumbnail(images[row]), (LABEL_WIDTH + column * step, top))
+        if len(typical) == 0:
+            continue
+        ((_, shown),) = images.batches([torch.from_numpy(typical)])
+        for column, image in enumerate(shown.cpu()):
+            sheet.paste(_thumbnail(image), (LABEL_WIDTH + column * step, top))
     write_atomically(path, lambda temporary: sheet.save(temporary))
 
 

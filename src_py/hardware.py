@@ -1,5 +1,6 @@
 """The one place that decides how to compute: device, precision, memory format."""
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -66,6 +67,12 @@ def choose_hardware(device: str) -> Hardware:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     return Hardware(torch.device(device), _choose_precision(device))
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _choose_precision(device: str) -> torch.dtype | None:

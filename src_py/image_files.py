@@ -185,7 +185,7 @@ def _scale_to_8_bit(values: np.ndarray) -> np.ndarray:
 
 def _as_array(image: Image.Image) -> np.ndarray:
     """A Pillow image of mode L or RGB as uint8 (H, W, C)."""
-    return np.asarray(image).reshape(image.height, image.width, -1)
+    return np.array(image).reshape(image.height, image.width, -1)
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -1,9 +1,38 @@
-"""Batches of images by index, from a set that lives on the training device as uint8."""
+"""Batches of images by index: from a set that lives on the device, or from files when needed.
 
-from collections.abc import Iterable, Iterator
+Both loaders yield the same bytes in the same order, so that training ends with the same weights
+whichever is chosen; the choice is one of memory and speed.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src_py.errors import UserError
+from src_py.hardware import available_cores
+from src_py.image_files import UnreadableImage, read_square
+
+Loading = Literal["auto", "resident", "streamed"]
+MEMORY_SHARE = 0.5  # of the device's memory that decoded images may take
+
+UNKNOWN_MEMORY = 8 * 2**30  # bytes, assumed where the system does not tell
+
+
+class ImageLoader(Protocol):
+    """What the training loops ask of a set of images."""
+
+    image_size: int  # side in px
+
+    def __len__(self) -> int: ...
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (indices (B,), images (B, C, S, S) uint8), both on the device."""
+        ...
 
 
 class ResidentImages:
@@ -12,15 +41,93 @@ class ResidentImages:
     def __init__(self, images: Tensor, device: torch.device) -> None:
         """images: (N, C, S, S) uint8."""
         self.images = images.to(device)
+        self.image_size = images.shape[-1]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (indices (B,), images (B, C, S, S) uint8), both on the device."""
         for indices in index_batches:
             indices = indices.to(self.images.device)
             yield indices, self.images[indices]
+
+
+class StreamedImages:
+    """Image files that worker processes decode and crop to uint8 just before they are needed."""
+
+    def __init__(
+        self, paths: Sequence[Path], image_size: int, channels: int, device: torch.device
+    ) -> None:
+        self.files = _SquareFiles(paths, image_size, channels)
+        self.image_size = image_size
+        self.device = device
+        self.workers = available_cores()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        index_batches = [indices.cpu() for indices in index_batches]
+        on_cuda = self.device.type == "cuda"
+        decoded = DataLoader(
+            self.files,
+            batch_sampler=[indices.tolist() for indices in index_batches],
+            num_workers=self.workers,
+            pin_memory=on_cuda,
+        )
+        try:
+            for indices, images in zip(index_batches, decoded, strict=True):
+                images = images.to(self.device, non_blocking=on_cuda)  # (B, S, S, C)
+                yield indices.to(self.device), images.permute(0, 3, 1, 2)
+        except UserError as error:
+            # A worker's error arrives with its traceback before it.
+            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
+
+
+class _SquareFiles(Dataset):
+    """Files as uint8 (S, S, C)."""
+
+    def __init__(self, paths: Sequence[Path], image_size: int, channels: int) -> None:
+        self.paths = paths
+        self.image_size = image_size
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        path = self.paths[index]
+        try:
+            return torch.from_numpy(read_square(path, self.image_size, self.channels))
+        except UnreadableImage as error:
+            raise UserError(
+                f"{path} was readable when the run was begun and is no more ({error})"
+            ) from None
+
+
+def choose_loading(wanted: Loading, set_bytes: int, device: torch.device) -> tuple[str, str]:
+    """'resident' or 'streamed', and why in a few words.
+
+    Args:
+        wanted: 'auto' keeps the set resident when it takes at most half of the device's memory.
+        set_bytes: size of the decoded set.
+    """
+    memory = device_memory(device)
+    sizes = f"{set_bytes / 2**30:.2f} GiB decoded, {memory / 2**30:.1f} GiB of memory"
+    if wanted != "auto":
+        return wanted, f"as --loading says; {sizes}"
+    if set_bytes <= MEMORY_SHARE * memory:
+        return "resident", sizes
+    return "streamed", f"{sizes}, of which images may take {MEMORY_SHARE:.0%}"
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes: what is free on a CUDA device, else the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if not hasattr(os, "sysconf"):  # Windows
+        return UNKNOWN_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def shuffled_batches(size: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:

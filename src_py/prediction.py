@@ -1,6 +1,5 @@
 """Classifying image files: decoded by threads, block by block, so that memory stays bounded."""
 
-import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
-from src_py.hardware import Hardware
+from src_py.hardware import Hardware, available_cores
 from src_py.image_files import IMAGE_EXTENSIONS, UnreadableImage, find_files, read_square
 from src_py.loaders import ResidentImages
 from src_py.training_loops import infer
@@ -64,7 +63,7 @@ def classify_files(
             return str(error)
 
     progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
-    with progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with progress, ThreadPoolExecutor(available_cores()) as pool:
         for start in range(0, len(paths), batch_size):
             block = paths[start : start + batch_size]
             decoded = list(zip(block, pool.map(decode, block), strict=True))

@@ -1,9 +1,9 @@
-"""The images of a run: settled by the first stage, found again by all others."""
+"""The images of a run: settled by the first stage, opened again by all others."""
 
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,15 @@ import torch
 from src_py.checkpoints import require
 from src_py.datasets import (
     DataSettings,
-    ImageSet,
     choose_image_size,
+    folder_files,
+    index_folder,
     load_images,
     measure_mean_std,
-    require_folder,
-    split_folder,
 )
 from src_py.errors import UserError
-from src_py.image_files import find_images
-from src_py.loaders import ResidentImages
+from src_py.hardware import Hardware
+from src_py.loaders import ImageLoader, Loading, ResidentImages, StreamedImages, choose_loading
 from src_py.run_files import RunFiles, read_json, write_json, write_table
 
 FEWEST_IMAGES = 32
@@ -30,8 +29,26 @@ LARGEST_SIDE_ON_CPU = 64  # px: above it one epoch of a small folder takes hours
 LARGEST_SIDE = 224  # px
 
 
-def settle_data(config: Any, preset: Any, on_cpu: bool) -> tuple[DataSettings, ImageSet]:
-    """Decides how the images are seen, reads the training split, and writes both down for the run.
+@dataclass
+class OpenedImages:
+    """One split, ready for training or scoring.
+
+    Attributes:
+        loader: batches of uint8 images on the device.
+        names: one per row.
+        skipped: (path, reason) of the unreadable files.
+        mean, std: per channel, of pixels in [0, 1]; None where they were not measured.
+    """
+
+    loader: ImageLoader
+    names: list[str]
+    skipped: list[tuple[str, str]]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def settle_images(config: Any, preset: Any, hardware: Hardware) -> tuple[DataSettings, ImageLoader]:
+    """Decides how the images are seen, opens the training split, and writes the settings down.
 
     Args:
         config: a SimCLRConfig.
@@ -42,34 +59,21 @@ def settle_data(config: Any, preset: Any, on_cpu: bool) -> tuple[DataSettings, I
     """
     source, root = _source(config, preset)
     channels = config.channels or preset.channels
-    size = config.image_size or preset.image_size
-    if size is None:
-        require_folder(root)
-        limit = LARGEST_SIDE_ON_CPU if on_cpu else LARGEST_SIDE
-        paths = find_images(split_folder(root, "train"))
-        if not paths:
-            raise UserError(f"no image file in {root}: give a folder of images with --data")
-        size = choose_image_size(paths, limit)
-        print(f"images: {size} px, chosen from the files (--image-size sets it)")
-    images = _load(config.files, source, root, "train", size, channels)
-    if config.use_unlabelled:
-        extra = _load(config.files, source, root, "unlabelled", size, channels)
-        if extra is None:
-            raise UserError(f"--use-unlabelled: '{source}' has no unlabelled part")
-    if len(images.names) < FEWEST_IMAGES:
+    size = config.image_size or preset.image_size or _size_of_files(root, hardware)
+    known = preset.mean is not None and len(preset.mean) == channels
+    draft = DataSettings(source, None if root is None else str(root), size, channels, (), ())
+    opened = open_split(config.files, draft, "train", hardware, config.loading, measure=not known)
+    if len(opened.names) < FEWEST_IMAGES:
         raise UserError(
-            f"{root}: {len(images.names)} readable images, at least {FEWEST_IMAGES} are needed"
+            f"{root}: {len(opened.names)} readable images, at least {FEWEST_IMAGES} are needed"
         )
-    mean, std = preset.mean, preset.std
-    if mean is None or len(mean) != channels:
-        mean, std = measure_mean_std(images.images)
-    settings = DataSettings(source, None if root is None else str(root), size, channels, mean, std)
+    mean, std = (preset.mean, preset.std) if known else (opened.mean, opened.std)
+    settings = DataSettings(source, draft.root, size, channels, mean, std)
     write_json(config.files.data, {"preset": config.preset, "settings": asdict(settings)})
-    _report(config.files, images)
+    _report(config.files, settings, opened)
     if config.use_unlabelled:
-        pixels = torch.cat([images.images, extra.images])
-        images = ImageSet(pixels, images.names + extra.names, images.skipped)
-    return settings, images
+        return settings, _with_unlabelled(config.files, settings, opened.loader, hardware)
+    return settings, opened.loader
 
 
 def load_settings(files: RunFiles) -> DataSettings:
@@ -85,44 +89,42 @@ def load_settings(files: RunFiles) -> DataSettings:
     return DataSettings(**settings)
 
 
-def load_split(files: RunFiles, settings: DataSettings, split: str) -> ImageSet | None:
-    """The images of one split of a run, or None where the source has no such split."""
+def open_split(
+    files: RunFiles,
+    settings: DataSettings,
+    split: str,
+    hardware: Hardware,
+    loading: Loading = "auto",
+    measure: bool = False,
+) -> OpenedImages | None:
+    """The images of one split of a run, or None where the source has no such split.
+
+    Args:
+        loading: 'resident', 'streamed', or 'auto': by the size of the decoded set.
+        measure: whether mean and std are wanted.
+    """
     root = None if settings.root is None else Path(settings.root)
-    return _load(files, settings.source, root, split, settings.image_size, settings.channels)
-
-
-def resident(images: ImageSet, device: torch.device) -> ResidentImages:
-    return ResidentImages(images.images, device)
-
-
-def _source(config: Any, preset: Any) -> tuple[str, Path | None]:
-    """A folder of image files is read as one, whatever the preset: it then tells only the
-    options. A folder that holds the preset's own format stays with the preset."""
-    if preset.source == "folder" and config.data is None:
-        raise UserError("--preset folder needs the folder: add --data DIR")
-    if config.data is None:
-        return preset.source, None if preset.source == "digits" else DOWNLOAD_FOLDER.resolve()
-    if preset.source == "folder" or not config.data.is_dir() or find_images(config.data):
-        return "folder", config.data
-    return preset.source, config.data
-
-
-def _load(
-    files: RunFiles, source: str, root: Path | None, split: str, size: int, channels: int
-) -> ImageSet | None:
-    return load_images(
-        source, root, split, size, channels, cache_dir=files.checkpoints, show_progress=True
-    )
-
-
-def _report(files: RunFiles, images: ImageSet) -> None:
-    count, channels, size, _ = images.images.shape
-    colour = "colour" if channels == 3 else "grey"
-    print(f"images: {count} of {size} x {size} px, {colour}")
-    if images.skipped:
-        write_table(files.skipped, ("path", "reason"), images.skipped)
-        print(f"images: {len(images.skipped)} unreadable files skipped, listed in {files.skipped}")
-    sys.stdout.flush()
+    size, channels = settings.image_size, settings.channels
+    if settings.source == "folder":
+        paths = folder_files(root, split)
+        if paths is None:
+            return None
+        set_bytes = len(paths) * channels * size * size
+        mode, reason = choose_loading(loading, set_bytes, hardware.device)
+        print(f"images: {split} split {mode} ({reason})")
+        sys.stdout.flush()
+        if mode == "streamed":
+            index = index_folder(root, split, size, channels, files.checkpoints, True)
+            loader = StreamedImages(
+                [root / name for name in index.names], size, channels, hardware.device
+            )
+            return OpenedImages(loader, index.names, index.skipped, index.mean, index.std)
+    decoded = load_images(settings.source, root, split, size, channels, files.checkpoints, True)
+    if decoded is None:
+        return None
+    loader = ResidentImages(decoded.images, hardware.device)
+    mean, std = measure_mean_std(decoded.images) if measure else (None, None)
+    return OpenedImages(loader, decoded.names, decoded.skipped, mean, std)
 
 
 def require_rows(files: RunFiles, names: Sequence[str]) -> None:
@@ -138,3 +140,45 @@ def require_rows(files: RunFiles, names: Sequence[str]) -> None:
             f"({len(mined)} then, {len(names)} now); run again: "
             f"python extract_features.py --run {files.run}"
         )
+
+
+def _source(config: Any, preset: Any) -> tuple[str, Path | None]:
+    """A folder of image files is read as one, whatever the preset: it then tells only the
+    options. A folder that holds the preset's own format stays with the preset."""
+    if config.data is None:
+        if preset.source == "folder":
+            raise UserError("--preset folder needs the folder: add --data DIR")
+        return preset.source, None if preset.source == "digits" else DOWNLOAD_FOLDER.resolve()
+    if preset.source == "folder" or not config.data.is_dir() or folder_files(config.data, "train"):
+        return "folder", config.data
+    return preset.source, config.data
+
+
+def _size_of_files(root: Path, hardware: Hardware) -> int:
+    paths = folder_files(root, "train")
+    if not paths:
+        raise UserError(f"no image file in {root}: give a folder of images with --data")
+    on_cpu = hardware.device.type == "cpu"
+    size = choose_image_size(paths, LARGEST_SIDE_ON_CPU if on_cpu else LARGEST_SIDE)
+    print(f"images: {size} px, chosen from the files (--image-size sets it)")
+    return size
+
+
+def _with_unlabelled(
+    files: RunFiles, settings: DataSettings, train: ImageLoader, hardware: Hardware
+) -> ResidentImages:
+    """The training images and the set's unlabelled ones, for the pretext alone."""
+    extra = open_split(files, settings, "unlabelled", hardware)
+    if extra is None:
+        raise UserError(f"--use-unlabelled: '{settings.source}' has no unlabelled part")
+    return ResidentImages(torch.cat([train.images, extra.loader.images]), hardware.device)
+
+
+def _report(files: RunFiles, settings: DataSettings, opened: OpenedImages) -> None:
+    size = settings.image_size
+    colour = "colour" if settings.channels == 3 else "grey"
+    print(f"images: {len(opened.names)} of {size} x {size} px, {colour}")
+    if opened.skipped:
+        write_table(files.skipped, ("path", "reason"), opened.skipped)
+        print(f"images: {len(opened.skipped)} unreadable files skipped, listed in {files.skipped}")
+    sys.stdout.flush()

@@ -19,7 +19,7 @@ LOG_ROOT = Path("logs")
 STAGE_OUTPUT = {"simclr": "pretext.pt", "scan": "scan.pt", "selflabel": "selflabel.pt"}
 
 # Options that say how or where to compute, not what: they may change when a stage is resumed.
-FREE_OPTIONS = frozenset({"device", "restart", "tensorboard", "checkpoint_seconds"})
+FREE_OPTIONS = frozenset({"device", "loading", "restart", "tensorboard", "checkpoint_seconds"})
 
 
 @dataclass(frozen=True)

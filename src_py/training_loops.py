@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from src_py.hardware import Hardware
-from src_py.loaders import ResidentImages, number_of_batches, ordered_batches, shuffled_batches
+from src_py.loaders import ImageLoader, number_of_batches, ordered_batches, shuffled_batches
 from src_py.losses import ScanLoss, nt_xent, scan_loss, self_label_loss
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.session import TrainingSession
@@ -21,7 +21,7 @@ PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
 
 def train_simclr(
     model: ContrastiveModel,
-    images: ResidentImages,
+    images: ImageLoader,
     statistics: Statistics,
     config: Any,
     session: TrainingSession,
@@ -39,7 +39,6 @@ def train_simclr(
     )
     steps = number_of_batches(len(images), config.batch_size)
     peak = config.learning_rate * min(config.batch_size, len(images)) / PAPER_BATCH
-    size = images.images.shape[-1]
     model.train()
     for epoch in session.epochs(config.epochs, len(images), model=model, optimizer=optimizer):
         generator = session.generator(epoch)
@@ -49,7 +48,7 @@ def train_simclr(
             set_learning_rate(
                 optimizer, peak * warmup_cosine(progress, config.warmup_epochs / config.epochs)
             )
-            views = augment(torch.cat([batch, batch]), config.augment, generator, size)
+            views = augment(torch.cat([batch, batch]), config.augment, generator, images.image_size)
             with session.hardware.autocast():
                 projections = model(normalize(views, *statistics))
             first, second = projections.chunk(2)
@@ -98,7 +97,7 @@ def train_heads(
 
 def train_scan(
     model: ClusteringModel,
-    images: ResidentImages,
+    images: ImageLoader,
     neighbors: Tensor,
     statistics: Statistics,
     config: Any,
@@ -111,14 +110,13 @@ def train_scan(
         config: a ScanConfig.
     """
     optimizer = _adam(model, config)
-    size = images.images.shape[-1]
     model.train()
     for epoch in session.epochs(config.epochs, len(images), model=model, optimizer=optimizer):
         generator = session.generator(epoch)
         batches = shuffled_batches(len(images), config.batch_size, generator)
         pairs = (torch.cat([a, draw_neighbors(neighbors, a, generator)]) for a in batches)
         for _, batch in images.batches(pairs):
-            views = augment(batch, config.augment, generator, size)
+            views = augment(batch, config.augment, generator, images.image_size)
             with session.hardware.autocast():
                 logits = model(normalize(views, *statistics))
             loss = scan_loss(*logits.chunk(2, dim=1), config.entropy_weight)
@@ -135,7 +133,7 @@ def train_scan(
 
 def keep_best_head(
     model: ClusteringModel,
-    images: ResidentImages,
+    images: ImageLoader,
     neighbors: Tensor,
     statistics: Statistics,
     config: Any,
@@ -152,7 +150,7 @@ def keep_best_head(
 
 def train_self_label(
     model: ClusteringModel,
-    images: ResidentImages,
+    images: ImageLoader,
     statistics: Statistics,
     config: Any,
     session: TrainingSession,
@@ -168,16 +166,15 @@ def train_self_label(
     """
     teacher = copy.deepcopy(model) if config.ema_decay else model
     optimizer = _adam(model, config)
-    size = images.images.shape[-1]
     epochs = session.epochs(
         config.epochs, len(images), model=model, teacher=teacher, optimizer=optimizer
     )
     for epoch in epochs:
         generator = session.generator(epoch)
-        counts = torch.zeros(model.heads.clusters, device=images.images.device)
+        counts = torch.zeros(model.heads.clusters, device=session.hardware.device)
         for _, batch in images.batches(shuffled_batches(len(images), config.batch_size, generator)):
-            weak = augment(batch, config.weak_augment, generator, size)
-            strong = augment(batch, config.strong_augment, generator, size)
+            weak = augment(batch, config.weak_augment, generator, images.image_size)
+            strong = augment(batch, config.strong_augment, generator, images.image_size)
             teacher.eval()
             with session.hardware.autocast(), torch.no_grad():
                 weak_logits = teacher(normalize(weak, *statistics))[0]
@@ -210,7 +207,7 @@ def train_self_label(
 @torch.no_grad()
 def infer(
     model: nn.Module,
-    images: ResidentImages,
+    images: ImageLoader,
     statistics: Statistics,
     hardware: Hardware,
     batch_size: int,

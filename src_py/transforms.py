@@ -74,17 +74,24 @@ def _bernoulli(batch: int, probability: float, generator: torch.Generator) -> Te
     return torch.rand(batch, generator=generator, device=generator.device) < probability
 
 
-def _host_permutation(length: int, generator: torch.Generator) -> list[int]:
-    """A random order as Python integers, without waiting for a CUDA device.
+def _host_generator(generator: torch.Generator) -> torch.Generator:
+    """A generator on the CPU for what the host must know, without waiting for a CUDA device.
 
-    Copying `torch.randperm` from a CUDA generator would wait for all kernels queued so far. Its
-    seed and offset are kept on the host and move on with every draw, so they seed the order.
+    Copying a CUDA draw to the host would wait for all kernels queued so far. The generator's seed
+    and offset are kept on the host and move on with every draw, so they seed the copy.
     """
-    if generator.device.type != "cuda":
-        order = torch.randperm(length, generator=generator, device=generator.device)
-        return order.tolist()
-    seed = hash((generator.initial_seed(), generator.get_offset())) % 2**63
-    return torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
+    if generator.device.type == "cpu":
+        return generator
+    if generator.device.type == "cuda":
+        key = (generator.initial_seed(), generator.get_offset())
+        return torch.Generator().manual_seed(hash(key) % 2**63)
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
+
+
+def _host_permutation(length: int, generator: torch.Generator) -> list[int]:
+    """A random order as Python integers."""
+    return torch.randperm(length, generator=_host_generator(generator)).tolist()
 
 
 # ------------------------------------------------------------------------------ crop and flip
@@ -527,7 +534,7 @@ def _operation_groups(operation: Tensor) -> Tensor:
 def _group_sizes(operation: Tensor) -> list[list[int]]:
     """How many samples of each round, (rounds, B) int64, fall into each group.
 
-    The split sizes must be Python integers, so this waits for the device: once for all rounds.
+    The split sizes must be Python integers: where `operation` is not on the CPU, this waits.
     """
     return F.one_hot(_operation_groups(operation), _GROUPS).sum(dim=1).tolist()
 
@@ -603,8 +610,13 @@ def rand_augment(
     Returns: (B, C, H, W).
     """
     rounds = (num_ops, len(images))
+    # Which operation a sample gets decides how the batch is split, which the host must know.
+    operation = torch.randint(
+        len(RAND_AUGMENT_OPERATIONS), rounds, generator=_host_generator(generator)
+    )
+    sizes_of_groups = _group_sizes(operation)
+    operation = operation.to(images.device, non_blocking=True)
     draw = {"generator": generator, "device": generator.device}
-    operation = torch.randint(len(RAND_AUGMENT_OPERATIONS), rounds, **draw)
     if magnitude is None:
         magnitudes = torch.randint(num_magnitude_bins, rounds, **draw)
     else:
@@ -613,7 +625,7 @@ def rand_augment(
     signed = operation < _INDEX["Posterize"]  # all before it; Identity has no level to negate
     level = rand_augment_levels(operation, magnitudes, *images.shape[2:], num_magnitude_bins)
     level = torch.where(signed & negative, -level, level)
-    for index, sizes in enumerate(_group_sizes(operation)):
+    for index, sizes in enumerate(sizes_of_groups):
         images = rand_augment_round(images, operation[index], level[index], fill, sizes)
     return images
 

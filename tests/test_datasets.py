@@ -19,6 +19,7 @@ from src_py.datasets import (
     SOURCES,
     ImageSet,
     choose_image_size,
+    index_folder,
     load_images,
     measure_mean_std,
     split_folder,
@@ -545,3 +546,22 @@ def test_settings_survive_json():
     settings = datasets.DataSettings("digits", None, 16, 1, (0.5,), (0.25,))
     stored = json.loads(json.dumps(vars(settings)))
     assert stored["mean"] == [0.5] and stored["source"] == "digits"
+
+
+# --- folders that are too large to keep decoded --------------------------------------------------
+
+
+def test_index_has_the_names_and_statistics_of_the_decoded_set(tmp_path):
+    folder, cache = tmp_path / "images", tmp_path / "cache"
+    for number in range(5):
+        save(folder / f"{number}.png", shade=40 * number)
+    (folder / "broken.png").write_bytes(b"")
+    decoded = load_images("folder", folder, "train", 8, 3)
+    index = index_folder(folder, "train", 8, 3, cache)
+    assert index.names == decoded.names and index.skipped == decoded.skipped
+    assert (index.mean, index.std) == measure_mean_std(decoded.images)
+    assert index_folder(folder, "train", 8, 3, cache) == index  # from the cache
+    assert [path.name for path in cache.iterdir()] == ["index-train.json"]
+    (folder / "4.png").unlink()
+    assert len(index_folder(folder, "train", 8, 3, cache).names) == 4
+    assert index_folder(folder, "test", 8, 3, cache) is None

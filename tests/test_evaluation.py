@@ -7,6 +7,12 @@ from PIL import Image
 
 from src_py.evaluation import Split, as_table, evaluate
 from src_py.gallery import save_contact_sheet
+from src_py.loaders import ResidentImages
+
+
+def random_images(count, channels=3, size=8):
+    pixels = torch.randint(256, (count, channels, size, size), dtype=torch.uint8)
+    return ResidentImages(pixels, torch.device("cpu"))
 
 
 def make_split(labelled=True, size=40, clusters=4, shift=0):
@@ -15,7 +21,7 @@ def make_split(labelled=True, size=40, clusters=4, shift=0):
     probabilities = np.full((size, clusters), 0.1 / (clusters - 1), dtype=np.float32)
     probabilities[np.arange(size), predicted] = 0.9
     return Split(
-        images=torch.randint(256, (size, 3, 8, 8), dtype=torch.uint8),
+        images=random_images(size),
         labels=(labels, list("abcd")) if labelled else None,
         features=np.eye(4, dtype=np.float32)[labels],
         probabilities={"scan": probabilities},
@@ -63,7 +69,7 @@ def test_before_scan_there_is_k_means_on_as_many_clusters_as_classes():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 96])
 def test_contact_sheet_has_a_row_for_each_cluster(tmp_path, channels, size):
-    images = torch.randint(256, (30, channels, size, size), dtype=torch.uint8)
+    images = random_images(30, channels, size)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(5), 30)
     save_contact_sheet(tmp_path / "sheet.png", images, probabilities, per_cluster=4)
     sheet = Image.open(tmp_path / "sheet.png")

@@ -3,7 +3,20 @@
 import pytest
 import torch
 
-from src_py.loaders import ResidentImages, ordered_batches, shuffled_batches
+from src_py.datasets import load_images
+from src_py.errors import UserError
+from src_py.image_files import find_images
+from src_py.loaders import (
+    MEMORY_SHARE,
+    ResidentImages,
+    StreamedImages,
+    choose_loading,
+    device_memory,
+    ordered_batches,
+    shuffled_batches,
+)
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("size", [1, 2, 32, 33, 100])
@@ -27,7 +40,7 @@ def test_the_order_depends_on_the_generator_alone():
 
 def test_batches_are_the_images_at_the_indices():
     pixels = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 2, 2)
-    images = ResidentImages(pixels, torch.device("cpu"))
+    images = ResidentImages(pixels, CPU)
     assert len(images) == 10
     for indices, batch in images.batches([torch.tensor([3, 3, 9]), torch.tensor([0])]):
         assert batch.shape == (len(indices), 3, 2, 2)
@@ -36,3 +49,32 @@ def test_batches_are_the_images_at_the_indices():
 
 def test_ordered_batches_keep_the_order():
     assert torch.cat(ordered_batches(10, 4)).tolist() == list(range(10))
+
+
+def test_streamed_images_are_the_resident_ones(photo_folder):
+    resident = ResidentImages(load_images("folder", photo_folder, "train", 16, 3).images, CPU)
+    streamed = StreamedImages(find_images(photo_folder), 16, 3, CPU)
+    assert len(streamed) == len(resident) == 40
+    wanted = [torch.tensor([3, 3, 39]), torch.tensor([0])]
+    pairs = zip(resident.batches(wanted), streamed.batches(wanted), strict=True)
+    for (indices, pixels), (streamed_indices, streamed_pixels) in pairs:
+        assert torch.equal(indices, streamed_indices)
+        assert torch.equal(pixels, streamed_pixels)
+
+
+def test_a_file_that_vanished_is_named_in_one_line(photo_folder):
+    streamed = StreamedImages(find_images(photo_folder), 16, 3, CPU)
+    (photo_folder / "07.png").unlink()
+    with pytest.raises(UserError, match=r"07\.png was readable when") as error:
+        list(streamed.batches([torch.arange(10)]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_set_is_resident_when_it_takes_at_most_half_of_the_memory():
+    memory = device_memory(CPU)
+    assert memory > 2**28
+    assert choose_loading("auto", int(memory * MEMORY_SHARE), CPU)[0] == "resident"
+    mode, reason = choose_loading("auto", int(memory * MEMORY_SHARE) + 1, CPU)
+    assert mode == "streamed" and "50%" in reason
+    assert choose_loading("resident", 10 * memory, CPU)[0] == "resident"
+    assert choose_loading("streamed", 1, CPU)[0] == "streamed"

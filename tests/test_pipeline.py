@@ -100,6 +100,24 @@ def test_training_with_and_without_labels_gives_the_same_weights(run_script, tmp
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
+def test_streamed_and_resident_images_give_the_same_weights(run_script, photo_folder, tmp_path):
+    (photo_folder / "broken.jpg").write_text("not an image")
+    for loading in ("resident", "streamed"):
+        first = ["--data", photo_folder, "--run", loading, "--loading", loading]
+        told = run_script("simclr.py", *first, *PRETEXT).stdout
+        assert f"train split {loading}" in told and "1 unreadable files skipped" in told
+        mining = ["--run", loading, "--loading", loading]
+        run_script("extract_features.py", *mining, "--neighbors", "5")
+        run_script("scan.py", *mining, *SCAN)
+    for name in ("pretext.pt", "scan.pt"):
+        resident, streamed = (
+            load_checkpoint(tmp_path / "ckp" / run / name)["weights"]
+            for run in ("resident", "streamed")
+        )
+        assert all(torch.equal(resident[key], streamed[key]) for key in resident), name
+    assert not (tmp_path / "ckp" / "streamed" / "images-train.npy").exists()
+
+
 def test_digits_train_without_their_labels(run_script, tmp_path, monkeypatch):
     """scikit-learn's digits with every label replaced by nonsense: not one weight differs."""
     poison = tmp_path / "poison"
