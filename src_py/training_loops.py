@@ -31,12 +31,7 @@ def train_simclr(
     Args:
         config: a SimCLRConfig.
     """
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    optimizer = sgd(model, config)
     steps = number_of_batches(len(images), config.batch_size)
     peak = config.learning_rate * min(config.batch_size, len(images)) / PAPER_BATCH
     model.train()
@@ -48,15 +43,24 @@ def train_simclr(
             set_learning_rate(
                 optimizer, peak * warmup_cosine(progress, config.warmup_epochs / config.epochs)
             )
-            views = augment(torch.cat([batch, batch]), config.augment, generator, images.image_size)
-            with session.hardware.autocast():
-                projections = model(normalize(views, *statistics))
-            first, second = projections.chunk(2)
-            loss = nt_xent(first, second, config.temperature)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            loss = simclr_loss(model, batch, statistics, config, generator, session.hardware)
+            descend(optimizer, loss)
             session.record(len(batch), loss=loss)
+
+
+def simclr_loss(
+    model: nn.Module,
+    batch: Tensor,
+    statistics: Statistics,
+    config: Any,
+    generator: torch.Generator,
+    hardware: Hardware,
+) -> Tensor:
+    """NT-Xent of two random views of each image of a batch (B, C, S, S) uint8."""
+    views = augment(torch.cat([batch, batch]), config.augment, generator, batch.shape[-1])
+    with hardware.autocast():
+        projections = model(normalize(views, *statistics))
+    return nt_xent(*projections.chunk(2), config.temperature)
 
 
 def train_heads(
@@ -81,10 +85,8 @@ def train_heads(
         for anchors in shuffled_batches(len(features), batch_size, generator):
             pairs = torch.cat([anchors, draw_neighbors(neighbors, anchors, generator)])
             anchor_logits, neighbor_logits = heads(features[pairs]).chunk(2, dim=1)
-            loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight).total.sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight)
+            descend(optimizer, loss.total.sum())
     with torch.no_grad():
         totals = full_scan_loss(heads(features), neighbors, config.entropy_weight).total
     best = totals.argsort()[: config.heads]
@@ -109,26 +111,36 @@ def train_scan(
         neighbors: (N, k) int64 on the device.
         config: a ScanConfig.
     """
-    optimizer = _adam(model, config)
+    optimizer = adam(model, config)
     model.train()
     for epoch in session.epochs(config.epochs, len(images), model=model, optimizer=optimizer):
         generator = session.generator(epoch)
         batches = shuffled_batches(len(images), config.batch_size, generator)
         pairs = (torch.cat([a, draw_neighbors(neighbors, a, generator)]) for a in batches)
         for _, batch in images.batches(pairs):
-            views = augment(batch, config.augment, generator, images.image_size)
-            with session.hardware.autocast():
-                logits = model(normalize(views, *statistics))
-            loss = scan_loss(*logits.chunk(2, dim=1), config.entropy_weight)
-            optimizer.zero_grad(set_to_none=True)
-            loss.total.sum().backward()
-            optimizer.step()
+            loss = pair_loss(model, batch, statistics, config, generator, session.hardware)
+            descend(optimizer, loss.total.sum())
             session.record(
                 len(batch) // 2,
                 loss=loss.total.mean(),
                 consistency=loss.consistency.mean(),
                 entropy=loss.entropy.mean(),
             )
+
+
+def pair_loss(
+    model: nn.Module,
+    batch: Tensor,
+    statistics: Statistics,
+    config: Any,
+    generator: torch.Generator,
+    hardware: Hardware,
+) -> ScanLoss:
+    """The SCAN loss of every head: `batch` holds the anchors, then a neighbor of each, uint8."""
+    views = augment(batch, config.augment, generator, batch.shape[-1])
+    with hardware.autocast():
+        logits = model(normalize(views, *statistics))  # (H, 2B, C)
+    return scan_loss(*logits.chunk(2, dim=1), config.entropy_weight)
 
 
 def keep_best_head(
@@ -165,7 +177,7 @@ def train_self_label(
         the final classifier: the EMA teacher where there is one, else `model`.
     """
     teacher = copy.deepcopy(model) if config.ema_decay else model
-    optimizer = _adam(model, config)
+    optimizer = adam(model, config)
     epochs = session.epochs(
         config.epochs, len(images), model=model, teacher=teacher, optimizer=optimizer
     )
@@ -173,24 +185,16 @@ def train_self_label(
         generator = session.generator(epoch)
         counts = torch.zeros(model.heads.clusters, device=session.hardware.device)
         for _, batch in images.batches(shuffled_batches(len(images), config.batch_size, generator)):
-            weak = augment(batch, config.weak_augment, generator, images.image_size)
-            strong = augment(batch, config.strong_augment, generator, images.image_size)
-            teacher.eval()
-            with session.hardware.autocast(), torch.no_grad():
-                weak_logits = teacher(normalize(weak, *statistics))[0]
-            model.train()
-            with session.hardware.autocast():
-                strong_logits = model(normalize(strong, *statistics))[0]
-            loss, kept = self_label_loss(
-                weak_logits, strong_logits, config.threshold, config.balanced
+            loss, kept, clusters = pseudo_label_loss(
+                model, teacher, batch, statistics, config, generator, session.hardware
             )
-            counts += weak_logits.argmax(dim=1).bincount(minlength=len(counts))
-            if kept > 0:  # with no pseudo-label there is nothing to learn from in this step
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                if config.ema_decay:
-                    update_average(teacher, model, config.ema_decay)
+            # With no pseudo-label there is nothing to learn from in this step. The fused optimizer
+            # then leaves weights and moments as they are, without the host having to ask.
+            optimizer.found_inf = (kept == 0).float()
+            descend(optimizer, loss)
+            if config.ema_decay:
+                update_average(teacher, model, config.ema_decay)
+            counts.index_add_(0, clusters, torch.ones_like(clusters, dtype=counts.dtype))
             session.record(
                 len(batch), loss=loss, confident=kept / len(batch), skipped_steps=kept == 0
             )
@@ -202,6 +206,33 @@ def train_self_label(
             f"{session.total('skipped_steps'):.0f} steps skipped"
         )
     return teacher
+
+
+def pseudo_label_loss(
+    model: nn.Module,
+    teacher: nn.Module,
+    batch: Tensor,
+    statistics: Statistics,
+    config: Any,
+    generator: torch.Generator,
+    hardware: Hardware,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The self-labelling loss of a batch (B, C, S, S) uint8.
+
+    Returns:
+        loss (scalar), kept samples (0-dim), and the cluster that the teacher gives each image (B,).
+    """
+    size = batch.shape[-1]
+    weak = augment(batch, config.weak_augment, generator, size)
+    strong = augment(batch, config.strong_augment, generator, size)
+    teacher.eval()
+    with hardware.autocast(), torch.no_grad():
+        weak_logits = teacher(normalize(weak, *statistics))[0]
+    model.train()
+    with hardware.autocast():
+        strong_logits = model(normalize(strong, *statistics))[0]
+    loss, kept = self_label_loss(weak_logits, strong_logits, config.threshold, config.balanced)
+    return loss, kept, weak_logits.argmax(dim=1)
 
 
 @torch.no_grad()
@@ -263,7 +294,26 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
         mean.copy_(current)
 
 
-def _adam(model: nn.Module, config: Any) -> torch.optim.Adam:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the gradient of `loss`."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def sgd(model: nn.Module, config: Any) -> torch.optim.SGD:
+    """SGD in one fused kernel for all weights, as SimCLR trains."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def adam(model: nn.Module, config: Any) -> torch.optim.Adam:
+    """Adam in one fused kernel for all weights, as SCAN and the self-labelling train."""
     return torch.optim.Adam(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )

@@ -1,0 +1,78 @@
+"""Throughput on this machine: the predecessors' way, ours, and the network alone, in turn.
+
+    python benchmark.py --quick                                   # within 50 s on two cores
+    python benchmark.py                                           # every stage, widths 16 and 64
+    python benchmark.py --stage mining --sizes 10000,200000
+
+Two views of an image, or an image and its neighbor, count as two images. Random pixels stand for
+the images: speed does not depend on what they show. Prints a table; writes results/benchmark.json.
+"""
+
+from configs.base_config import run_script
+from configs.config_benchmark import BenchmarkConfig
+from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
+from configs.config_simclr import SimCLRConfig
+
+STAGE_CONFIGS = {
+    "pretext": SimCLRConfig(run="benchmark"),
+    "scan": ScanConfig(run="benchmark"),
+    "selflabel": SelfLabelConfig(run="benchmark", threshold=0.0),  # every image counts: all work
+}
+
+
+def main(config: BenchmarkConfig) -> None:
+    # Imported here, so that --help and wrong options do not wait for torch.
+    from src_py.benchmark_arms import measure_mining, measure_stage
+    from src_py.hardware import choose_hardware
+    from src_py.run_files import write_json
+
+    hardware = choose_hardware(config.device)
+    print(f"benchmark: {hardware}, {config.image_size} px, batch {config.batch_size}")
+    result = {"hardware": str(hardware), "versions": versions(), "network": {}, "mining": {}}
+    stages = ("pretext", "scan", "selflabel", "extraction", "predict")
+    if config.quick:
+        stages = ("pretext", "extraction")
+    elif config.stage != "all":
+        stages = tuple(stage for stage in stages if stage == config.stage)
+
+    for width in config.widths:
+        for stage in stages:
+            measured = measure_stage(stage, width, config, STAGE_CONFIGS.get(stage), hardware)
+            result["network"][f"{stage}, width {width}"] = measured
+            print_stage(stage, width, measured)
+    if config.stage in ("all", "mining"):
+        for rows in config.sizes:
+            measured = measure_mining(rows)
+            result["mining"][str(rows)] = measured
+            print(
+                f"mining {rows:>9,} x 128: {measured['seconds']:8.1f} s, "
+                f"recall@20 {measured['recall']:.3f}, "
+                f"peak memory {measured['peak_memory_mib']} MiB"
+            )
+    write_json(config.out, result)
+    print(f"{config.out} written")
+
+
+def print_stage(stage: str, width: int, measured: dict) -> None:
+    """A row for each arm, then the two ratios."""
+    for arm, row in measured["arms"].items():
+        print(
+            f"{stage:<11} width {width:<3} {arm:<10} {row['images_per_second']:>10,.0f} images/s "
+            f"({row['lowest']:,.0f} to {row['highest']:,.0f}), "
+            f"peak memory {row['peak_memory_mib']} MiB"
+        )
+    for other, ratio in measured["ours_over"].items():
+        print(f"{stage} ours/{other}: {ratio:.2f}")
+
+
+def versions() -> dict[str, str]:
+    import platform
+
+    import torch
+
+    return {"python": platform.python_version(), "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    run_script(BenchmarkConfig, "benchmark", main, __doc__)
