@@ -34,15 +34,31 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 clean:
 	rm -rf $(VENV) ckp logs out
 
-# A short schedule of a quarter of the network's width, for a machine without a GPU:
-# make cifar10-short DATA=<folder with train/<class>/ and test/<class>/>
-CIFAR10_RUN := cifar10-short
+# The figures of the README. A run's results are its scores, its logs and its configurations.
+define keep-results
+mkdir -p results/$(2)
+cp logs/$(1)/evaluation.json logs/$(1)/*.csv logs/$(1)/contact_sheet.png results/$(2)/
+for stage in simclr extract_features scan selflabel; do \
+    sed 's#"data": ".*/#"data": "#' ckp/$(1)/$$stage.json > results/$(2)/$$stage.json; done
+endef
 
-.PHONY: cifar10-short
-cifar10-short: $(VENV)/installed
-	$(BIN)/python simclr.py --preset cifar10 --data $(DATA) --run $(CIFAR10_RUN) --width 16 --epochs 8
-	$(BIN)/python extract_features.py --run $(CIFAR10_RUN)
-	$(BIN)/python scan.py --run $(CIFAR10_RUN) --head-epochs 10 --epochs 3 --learning-rate 5e-4
-	$(BIN)/python selflabel.py --run $(CIFAR10_RUN) --epochs 3 --batch-size 256 --learning-rate 5e-4 \
+.PHONY: results-digits results-cifar10-short
+
+# The demo with seeds 0, 1 and 2.
+results-digits: $(VENV)/installed
+	for seed in 0 1 2; do $(MAKE) demo RUN=digits-seed$$seed SEED=$$seed || exit 1; done
+	$(call keep-results,digits-seed0,digits/seed0)
+	$(call keep-results,digits-seed1,digits/seed1)
+	$(call keep-results,digits-seed2,digits/seed2)
+
+# A short schedule at a quarter of the network's width, for a machine without a GPU:
+# make results-cifar10-short DATA=<folder with train/<class>/ and test/<class>/>
+SHORT := --run cifar10-short
+results-cifar10-short: $(VENV)/installed
+	$(BIN)/python simclr.py --preset cifar10 --data $(DATA) $(SHORT) --width 16 --epochs 8
+	$(BIN)/python extract_features.py $(SHORT)
+	$(BIN)/python scan.py $(SHORT) --head-epochs 10 --epochs 3 --learning-rate 5e-4
+	$(BIN)/python selflabel.py $(SHORT) --epochs 3 --batch-size 256 --learning-rate 5e-4 \
 	    --threshold 0.9 --ema-decay 0.99
-	$(BIN)/python evaluate.py --run $(CIFAR10_RUN) --pixels
+	$(BIN)/python evaluate.py $(SHORT) --pixels
+	$(call keep-results,cifar10-short,cifar10-jpeg/short-cpu)

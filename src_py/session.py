@@ -172,9 +172,13 @@ class TrainingSession:
         if self._begins_again:
             self.files.output(self.stage).unlink(missing_ok=True)
             self.files.partial(self.stage).unlink(missing_ok=True)
-        write_json(
-            self.files.config(self.stage), {"made_from": self._made_from, "config": self._options}
-        )
+        begun = {
+            "made_from": self._made_from,
+            "hardware": str(self.hardware),
+            "torch": torch.__version__,
+            "config": self._options,
+        }
+        write_json(self.files.config(self.stage), begun)
         self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
 
     def _close_epoch(self, epoch: int, seconds: float) -> None:
