@@ -1,0 +1,103 @@
+"""The README: its commands are understood by the scripts, its figures are those under results/."""
+
+import json
+import re
+import shlex
+import statistics
+import sys
+
+import pytest
+
+from configs.base_config import parse
+from configs.config_benchmark import BenchmarkConfig
+from configs.config_evaluate import EvaluateConfig
+from configs.config_extract_features import ExtractFeaturesConfig
+from configs.config_predict import PredictConfig
+from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
+from configs.config_simclr import SimCLRConfig
+from tests.conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+CONFIGS = {
+    "simclr": SimCLRConfig,
+    "extract_features": ExtractFeaturesConfig,
+    "scan": ScanConfig,
+    "selflabel": SelfLabelConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "benchmark": BenchmarkConfig,
+}
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line for block in BLOCKS for line in block.splitlines() if line.startswith(("python ", "make "))
+]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_is_understood(command, monkeypatch, tmp_path):
+    program, what, *arguments = shlex.split(command, comments=True)
+    if program == "make":
+        targets = (PROJECT / "Makefile").read_text()
+        assert re.search(rf"^{what}:", targets, flags=re.MULTILINE)
+        return
+    stage = what.removesuffix(".py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [what, *arguments])
+    assert parse(CONFIGS[stage], stage, None).run
+
+
+def test_files_that_the_readme_names_exist():
+    for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (PROJECT / path).exists(), path
+
+
+def evaluations(pattern):
+    found = sorted(PROJECT.glob(f"results/{pattern}/evaluation.json"))
+    assert found, pattern
+    return [json.loads(path.read_text()) for path in found]
+
+
+def digits_row(method):
+    """| method | mean ± spread of each score |, over the seeds."""
+    cells = []
+    for split in ("train", "test"):
+        for score in ("acc", "nmi", "ari"):
+            values = [result[split][method][score] for result in evaluations("digits/seed*")]
+            cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
+    return f"| {method} | " + " | ".join(cells) + " |"
+
+
+def cifar_row(method):
+    (result,) = evaluations("cifar10-jpeg/short-cpu")
+    cells = [
+        f"{result[split][method][score]:.3f}"
+        for split in ("train", "test")
+        for score in ("acc", "nmi", "ari")
+    ]
+    return f"| {method} | " + " | ".join(cells) + " |"
+
+
+@pytest.mark.parametrize("method", ["kmeans", "scan", "selflabel"])
+def test_digits_figures_are_those_of_the_results(method):
+    assert digits_row(method) in README, digits_row(method)
+
+
+@pytest.mark.parametrize("method", ["kmeans_pixels", "kmeans", "scan", "selflabel"])
+def test_cifar_figures_are_those_of_the_results(method):
+    assert cifar_row(method) in README, cifar_row(method)
+
+
+def test_digits_reach_what_the_project_promises():
+    means = {
+        (split, method): statistics.mean(r[split][method]["acc"] for r in evaluations("digits/*"))
+        for split in ("train", "test")
+        for method in ("kmeans", "scan", "selflabel")
+    }
+    for split in ("train", "test"):
+        assert means[split, "selflabel"] >= 0.95
+        assert means[split, "kmeans"] < means[split, "scan"] < means[split, "selflabel"]
