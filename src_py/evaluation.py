@@ -73,9 +73,7 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
         assigned = {name: dict(_assignments(split)) for name, split in splits.items()}
         spaces = {"kmeans": lambda split: split.features}
         if pixels:
-            spaces["kmeans_pixels"] = lambda split: (
-                split.images.flatten(1).numpy() / np.float32(255)
-            )
+            spaces["kmeans_pixels"] = lambda split: _pixels(split.images)
         for row, space in spaces.items():
             train, *others = (space(split) for split in splits.values())
             found = kmeans_clusters(train, others, clusters, seed)
