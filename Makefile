@@ -60,7 +60,7 @@ results-cifar10-short: $(VENV)/installed
 	$(BIN)/python simclr.py --preset cifar10 --data $(DATA) $(SHORT) --width 16 --epochs 8
 	$(BIN)/python extract_features.py $(SHORT)
 	$(BIN)/python scan.py $(SHORT) --head-epochs 10 --epochs 2 $(MILD:%=--augment.%)
-	$(BIN)/python selflabel.py $(SHORT) --epochs 3 --batch-size 256 --threshold 0.8 \
+	$(BIN)/python selflabel.py $(SHORT) --epochs 2 --batch-size 256 --threshold 0.95 \
 	    --ema-decay 0.99 --weak-augment.crop-scale 0.8 1 $(MILD:%=--strong-augment.%)
 	$(BIN)/python evaluate.py $(SHORT) --pixels
 	$(call keep-results,cifar10-short,cifar10-jpeg/short-cpu)
