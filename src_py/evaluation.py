@@ -22,7 +22,8 @@ from src_py.metrics import (
 )
 from src_py.training_loops import infer
 
-Scores = dict[str, dict[str, float]]
+# Starts of k-means, of which the best is kept; pixels have many dimensions, each start is slow.
+RESTARTS = {"kmeans": 10, "kmeans_pixels": 2}
 
 
 @dataclass
@@ -76,7 +77,7 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
             spaces["kmeans_pixels"] = lambda split: _pixels(split.images)
         for row, space in spaces.items():
             train, *others = (space(split) for split in splits.values())
-            found = kmeans_clusters(train, others, clusters, seed)
+            found = kmeans_clusters(train, others, clusters, seed, RESTARTS[row])
             for name, clusters_of_split in zip(splits, found, strict=True):
                 assigned[name] = {row: clusters_of_split, **assigned[name]}
         for name, split in splits.items():
