@@ -32,17 +32,17 @@ def main(config: BenchmarkConfig) -> None:
     result = {"hardware": str(hardware), "versions": versions(), "network": {}, "mining": {}}
     stages = ("pretext", "scan", "selflabel", "extraction", "predict")
     if config.quick:
-        stages = ("pretext", "extraction")
+        stages = ("pretext",)
     elif config.stage != "all":
         stages = tuple(stage for stage in stages if stage == config.stage)
 
-    for width in config.widths:
+    for width in config.numbers("widths"):
         for stage in stages:
             measured = measure_stage(stage, width, config, STAGE_CONFIGS.get(stage), hardware)
             result["network"][f"{stage}, width {width}"] = measured
             print_stage(stage, width, measured)
     if config.stage in ("all", "mining"):
-        for rows in config.sizes:
+        for rows in config.numbers("sizes"):
             measured = measure_mining(rows)
             result["mining"][str(rows)] = measured
             print(

@@ -11,8 +11,16 @@ from pathlib import Path
 
 from configs.base_config import run_script
 from configs.config_evaluate import EvaluateConfig
+from src_py.run_files import RunFiles
 
 STAGES = ("scan", "selflabel")
+
+
+def made_from(files: RunFiles, stage: str) -> list[Path]:
+    """What the stage was trained from, as the stage's script names it."""
+    if stage == "selflabel":
+        return [files.output("scan")]
+    return [files.output("simclr"), files.features, files.neighbors]
 
 
 def main(config: EvaluateConfig) -> None:
@@ -20,11 +28,11 @@ def main(config: EvaluateConfig) -> None:
     import numpy as np
 
     from src_py import evaluation
-    from src_py.checkpoints import load_clustering, load_contrastive, require
+    from src_py.checkpoints import is_current, load_clustering, load_contrastive, require
     from src_py.gallery import save_contact_sheet
     from src_py.hardware import choose_hardware
     from src_py.labels import load_labels
-    from src_py.run_data import load_settings, open_split
+    from src_py.run_data import load_settings, open_split, require_rows
     from src_py.run_files import write_json
 
     files = config.files
@@ -36,7 +44,7 @@ def main(config: EvaluateConfig) -> None:
     classifiers = {
         stage: hardware.place(load_clustering(files.output(stage))[0])
         for stage in STAGES
-        if files.output(stage).exists()
+        if files.output(stage).exists() and is_current(files, stage, *made_from(files, stage))
     }
 
     splits = {}
@@ -52,8 +60,10 @@ def main(config: EvaluateConfig) -> None:
             probabilities={name: compute.probabilities(m) for name, m in classifiers.items()},
         )
 
-    if files.neighbors.exists():
-        splits["train"].neighbors = np.load(files.neighbors)
+        if split == "train" and is_current(files, "extract_features", pretext):
+            require_rows(files, opened.names)
+            splits[split].neighbors = np.load(files.neighbors)
+
     result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
     write_json(files.evaluation, result)
     print(evaluation.as_table(config.run, result))

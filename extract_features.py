@@ -16,7 +16,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import load_contrastive, require
+    from src_py.checkpoints import digest, load_contrastive, require
     from src_py.hardware import choose_hardware
     from src_py.neighbors import find_neighbors, neighbor_statistics
     from src_py.run_data import load_settings, open_split
@@ -25,25 +25,29 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     files = config.files
     settings = load_settings(files)
-    require(files, files.output("simclr"), f"simclr.py --run {config.run}")
+    pretext = require(files, files.output("simclr"), f"simclr.py --run {config.run}")
     hardware = choose_hardware(config.device)
-    model = hardware.place(load_contrastive(files.output("simclr")))
+    model = hardware.place(load_contrastive(pretext))
     images = open_split(files, settings, "train", hardware, config.loading)
 
-    network = model.backbone if config.features == "backbone" else model
     statistics = (settings.mean, settings.std)
-    batches = infer(network, images.loader, statistics, hardware, config.batch_size)
-    features = torch.cat([batch.cpu() for batch in batches]).numpy()  # (N, D)
-    print(f"features: {features.shape[0]} x {features.shape[1]}, of the {config.features}")
+    batches = infer(model.backbone, images.loader, statistics, hardware, config.batch_size)
+    features = torch.cat(list(batches))  # (N, D)
+    print(f"features: {features.shape[0]} x {features.shape[1]}")
 
-    neighbors, similarity = find_neighbors(features, config.neighbors)  # (N, k)
+    searched = features
+    if config.features == "projection":
+        with torch.no_grad():
+            searched = model.projection_head(features)  # (N, 128)
+    neighbors, similarity = find_neighbors(searched.cpu().numpy(), config.neighbors)  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 
-    write_array(files.features, features)
+    write_array(files.features, features.cpu().numpy())
     write_array(files.neighbors, neighbors.astype(np.int64))
     write_table(files.rows, ("row", "path"), enumerate(images.names))
-    write_json(files.config("extract_features"), {"config": as_plain(config)})
+    made = {"made_from": digest(pretext), "config": as_plain(config)}
+    write_json(files.config("extract_features"), made)
     print(f"{files.neighbors} written; next: python scan.py --run {config.run}")
 
 

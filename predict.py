@@ -15,7 +15,7 @@ HEADER = ("path", "cluster", "name", "confidence")
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import load_clustering, require
+    from src_py.checkpoints import is_current, load_clustering, require
     from src_py.datasets import DataSettings
     from src_py.errors import UserError
     from src_py.hardware import choose_hardware
@@ -25,8 +25,11 @@ def main(config: PredictConfig) -> None:
     if not config.paths:
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
     files = config.files
-    finished = next((s for s in ("selflabel", "scan") if files.output(s).exists()), "selflabel")
-    checkpoint = require(files, files.output(finished), f"selflabel.py --run {config.run}")
+    scan = require(files, files.output("scan"), f"scan.py --run {config.run}")
+    checkpoint = files.output("selflabel")
+    if not checkpoint.exists() or not is_current(files, "selflabel", scan):
+        checkpoint = scan
+        print(f"selflabel.py has not been run on {scan}: using that")
     paths = list_files(config.paths)
     hardware = choose_hardware(config.device)
     model, content = load_clustering(checkpoint)

@@ -15,7 +15,12 @@ def main(config: ScanConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import clustering_content, load_contrastive, require
+    from src_py.checkpoints import (
+        clustering_content,
+        load_contrastive,
+        require,
+        require_current_mining,
+    )
     from src_py.hardware import choose_hardware
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.run_data import load_settings, open_split, require_rows
@@ -28,6 +33,7 @@ def main(config: ScanConfig) -> None:
     mining = f"extract_features.py --run {config.run}"
     features_file = require(files, files.features, mining)
     neighbors_file = require(files, files.neighbors, mining)
+    require_current_mining(files, pretext)
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "scan", hardware, [pretext, features_file, neighbors_file])
     if session.is_finished:

@@ -36,6 +36,8 @@ class BaseConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "seed")
+        if self.seed >= 2**32:
+            raise UserError(f"--seed {self.seed}: must be below 2^32")
         if self.data is not None:
             self.data = self.data.expanduser().resolve()
 
@@ -75,6 +77,7 @@ class TrainingConfig(BaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, "epochs", "batch_size")
+        require_at_least(self, 0, "learning_rate", "weight_decay")
 
 
 Config = TypeVar("Config", bound=BaseConfig)
@@ -86,11 +89,12 @@ def run_script(
     """Runs a script: a wrong input ends in one line and exit status 2, Ctrl-C in status 130."""
     try:
         main(parse(config_class, stage, description))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"{stage}.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{stage}.py: interrupted; the same command goes on from here", file=sys.stderr)
+        hint = " without --restart" if "--restart" in sys.argv else ""
+        print(f"{stage}.py: interrupted; the same command{hint} goes on", file=sys.stderr)
         sys.exit(130)
 
 
@@ -111,6 +115,9 @@ def parse(config_class: type[Config], stage: str, description: str | None) -> Co
         defaults = _overlay(defaults, stored["config"])
     config = _run_tyro(defaults, arguments, description)
     config.run, config.preset = run, preset
+    images = (read_json(RunFiles(run).data) or {}).get("settings", {})
+    if config.data is None and images.get("source") == "folder":
+        config.data = Path(images["root"])
     return config
 
 

@@ -5,26 +5,39 @@ from pathlib import Path
 from typing import Literal
 
 from configs.base_config import BaseConfig, require_at_least
+from src_py.errors import UserError
 
-STAGES = ("pretext", "scan", "selflabel", "extraction", "predict", "mining")
+LARGEST_BATCH = 2048  # twice as many random images are made
 
 
 @dataclass
 class BenchmarkConfig(BaseConfig):
     stage: Literal["all", "pretext", "scan", "selflabel", "extraction", "predict", "mining"] = "all"
     # what to measure
-    widths: tuple[int, ...] = (16, 64)  # of the network
+    widths: str = "16,64"  # of the network, separated by commas
     image_size: int = 32  # side in px
     batch_size: int = 128  # images a step
     rounds: int = 5  # times every arm is run, in turn
     seconds: float = 5.0  # of one arm in one round
-    sizes: tuple[int, ...] = (10_000, 50_000, 200_000, 1_000_000)  # rows that are mined
-    quick: bool = False  # the pretext at width 16 and mining of 10,000 rows, within 50 s
+    sizes: str = "10000,50000,200000,1000000"  # rows that are mined, separated by commas
+    quick: bool = False  # only the pretext at width 16 and mining of 10,000 rows, within 50 s
     out: Path = Path("results/benchmark.json")  # where the figures go
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, "batch_size", "rounds")
         if self.quick:
-            self.stage, self.widths, self.sizes = "all", (16,), (10_000,)
-            self.rounds, self.seconds = 3, 3.0
+            self.stage, self.widths, self.sizes = "all", "16", "10000"
+            self.rounds, self.seconds = 3, 2.5
+        if self.batch_size > LARGEST_BATCH:
+            raise UserError(f"--batch-size {self.batch_size}: must be at most {LARGEST_BATCH}")
+        self.numbers("widths"), self.numbers("sizes")
+
+    def numbers(self, name: str) -> list[int]:
+        """A field of comma-separated numbers as a list."""
+        try:
+            return [int(part) for part in getattr(self, name).split(",")]
+        except ValueError:
+            raise UserError(
+                f"--{name} {getattr(self, name)}: must be numbers separated by commas"
+            ) from None

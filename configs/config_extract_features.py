@@ -9,7 +9,7 @@ from configs.base_config import BaseConfig, require_at_least
 @dataclass
 class ExtractFeaturesConfig(BaseConfig):
     neighbors: int = 20  # nearest neighbors of each image, itself excluded
-    features: Literal["backbone", "projection"] = "backbone"  # layer they are searched in
+    features: Literal["backbone", "projection"] = "backbone"  # layer whose output is searched
     batch_size: int = 512  # images a step
 
     def __post_init__(self) -> None:

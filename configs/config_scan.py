@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from configs.base_config import TrainingConfig, require_at_least
 from src_py.augmentation import Augmentation
+from src_py.errors import UserError
 
 
 @dataclass
@@ -28,4 +29,8 @@ class ScanConfig(TrainingConfig):
         super().__post_init__()
         require_at_least(self, 2, "clusters")
         require_at_least(self, 1, "heads", "candidate_heads")
-        require_at_least(self, 0, "head_epochs")
+        require_at_least(self, 0, "head_epochs", "head_learning_rate")
+        if self.head_epochs and self.candidate_heads < self.heads:
+            raise UserError(
+                f"--candidate-heads {self.candidate_heads}: must be at least --heads {self.heads}"
+            )

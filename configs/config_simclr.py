@@ -38,7 +38,7 @@ class SimCLRConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, "width", "projection_dim")
-        require_at_least(self, 0, "warmup_epochs")
+        require_at_least(self, 0, "warmup_epochs", "momentum")
         if self.temperature <= 0:
             raise UserError(f"--temperature {self.temperature}: must be above 0")
         if self.image_size is not None:

@@ -1,5 +1,6 @@
 """The arms of benchmark.py: a stage's step as the predecessors do it, as we do, and the limit."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from src_py.benchmarking import Arm, Step, measure, peak_memory, reset_peak_memory, steady
 from src_py.hardware import Hardware
-from src_py.loaders import ResidentImages, shuffled_batches
+from src_py.loaders import ResidentImages
 from src_py.losses import nt_xent, scan_loss, self_label_loss
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.neighbors import find_neighbors, neighbor_recall
@@ -230,9 +231,9 @@ def _ours(
     @contextmanager
     def arm() -> Iterator[Step]:
         def endless() -> Iterator[Tensor]:
-            while True:
-                order = shuffled_batches(len(images), batch, generator)
-                yield from (pixels for _, pixels in images.batches(order))
+            draw = {"generator": generator, "device": generator.device}
+            indices = (torch.randint(IMAGES, (batch,), **draw) for _ in itertools.count())
+            return (pixels for _, pixels in images.batches(indices))
 
         batches = endless()
 

@@ -9,7 +9,7 @@ from torch import nn
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
-from src_py.run_files import RunFiles, as_plain, write_atomically
+from src_py.run_files import RunFiles, as_plain, read_json, write_atomically
 
 FORMAT = 1
 
@@ -99,6 +99,26 @@ def require(files: RunFiles, path: Path, command: str) -> Path:
             + _known_runs_hint(files)
         )
     return path
+
+
+def is_current(files: RunFiles, stage: str, *made_from: Path) -> bool:
+    """Whether a stage was made from these files as they are now."""
+    stored = read_json(files.config(stage)) or {}
+    return all(path.exists() for path in made_from) and stored.get("made_from") == digest(
+        *made_from
+    )
+
+
+def require_current_mining(files: RunFiles, pretext: Path) -> None:
+    """
+    Raises:
+        UserError: when the neighbors were found with another pretext model.
+    """
+    if not is_current(files, "extract_features", pretext):
+        raise UserError(
+            f"run '{files.run}': {files.neighbors} was not made from {pretext} as it is now; "
+            f"run again: python extract_features.py --run {files.run}"
+        )
 
 
 def _known_runs_hint(files: RunFiles) -> str:

@@ -76,7 +76,7 @@ def available_cores() -> int:
 
 
 def _choose_precision(device: str) -> torch.dtype | None:
-    if device == "cuda" and torch.cuda.is_bf16_supported():
+    if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     # Without the processor's own instructions bfloat16 is emulated and slower than float32.
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)

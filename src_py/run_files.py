@@ -18,8 +18,11 @@ LOG_ROOT = Path("logs")
 # The file that each training stage leaves in ckp/<run>/, by the script's name.
 STAGE_OUTPUT = {"simclr": "pretext.pt", "scan": "scan.pt", "selflabel": "selflabel.pt"}
 
-# Options that say how or where to compute, not what: they may change when a stage is resumed.
-FREE_OPTIONS = frozenset({"device", "loading", "restart", "tensorboard", "checkpoint_seconds"})
+# Options that say how or where to compute, not what: they may change when a stage is resumed. The
+# folder is among them because the run itself remembers it (data.json).
+FREE_OPTIONS = frozenset(
+    {"data", "device", "loading", "restart", "tensorboard", "checkpoint_seconds"}
+)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ class TrainingSession:
             state: what must be restored on resume and stored for it.
         """
         self._begin()
+        self._images_per_epoch = images_per_epoch
         first = self._restore(state)
         stored_at = time.monotonic()
         self._bar = tqdm(
@@ -200,13 +201,23 @@ class TrainingSession:
 
     def _store(self, state: dict[str, Stateful], next_epoch: int) -> None:
         parts = {name: part.state_dict() for name, part in state.items()}
-        content = {"next_epoch": next_epoch, "history": self.history, "state": parts}
+        content = {
+            "next_epoch": next_epoch,
+            "images": self._images_per_epoch,
+            "history": self.history,
+            "state": parts,
+        }
         save_checkpoint(self.files.partial(self.stage), content)
 
     def _restore(self, state: dict[str, Stateful]) -> int:
         if not self.is_resumable:
             return 0
         content = load_checkpoint(self.files.partial(self.stage))
+        if content["images"] != self._images_per_epoch:
+            raise UserError(
+                f"{self.stage} of run '{self.files.run}' was begun with {content['images']} "
+                f"images, now {self._images_per_epoch}; add --restart to begin again"
+            )
         for name, part in state.items():
             part.load_state_dict(content["state"][name])
         self.history = content["history"]

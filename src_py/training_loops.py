@@ -116,7 +116,8 @@ def train_scan(
     for epoch in session.epochs(config.epochs, len(images), model=model, optimizer=optimizer):
         generator = session.generator(epoch)
         batches = shuffled_batches(len(images), config.batch_size, generator)
-        pairs = (torch.cat([a, draw_neighbors(neighbors, a, generator)]) for a in batches)
+        # All drawn first, so that the views' random numbers do not depend on the kind of loader.
+        pairs = [torch.cat([a, draw_neighbors(neighbors, a, generator)]) for a in batches]
         for _, batch in images.batches(pairs):
             loss = pair_loss(model, batch, statistics, config, generator, session.hardware)
             descend(optimizer, loss.total.sum())
@@ -191,7 +192,8 @@ def train_self_label(
             # With no pseudo-label there is nothing to learn from in this step. The fused optimizer
             # then leaves weights and moments as they are, without the host having to ask.
             optimizer.found_inf = (kept == 0).float()
-            descend(optimizer, loss)
+            if session.hardware.device.type != "mps" or kept > 0:  # MPS does not look at it
+                descend(optimizer, loss)
             if config.ema_decay:
                 update_average(teacher, model, config.ema_decay)
             counts.index_add_(0, clusters, torch.ones_like(clusters, dtype=counts.dtype))

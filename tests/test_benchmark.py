@@ -10,7 +10,7 @@ from src_py.benchmarking import measure, steady
 def test_every_stage_is_measured(run_script, tmp_path):
     told = run_script(
         "benchmark.py", "--widths", "4", "--image-size", "8", "--batch-size", "8", "--rounds", "1",
-        "--seconds", "0.01", "--sizes", "500", "--device", "cpu", "--out", "figures.json",
+        "--seconds", "0.01", "--sizes", "500,600", "--device", "cpu", "--out", "figures.json",
     ).stdout  # fmt: skip
     figures = json.loads((tmp_path / "figures.json").read_text())
     for stage in ("pretext", "scan", "selflabel", "extraction", "predict"):

@@ -79,6 +79,14 @@ def test_a_class_tree_is_scored_on_both_splits(run_script, class_tree, tmp_path)
     run_script("evaluate.py", "--run", "tree")
     evaluation = json.loads((tmp_path / "logs" / "tree" / "evaluation.json").read_text())
     assert evaluation["clusters"] == 6 and evaluation["mapping"] == "majority"
+    # The old selflabel.pt is of another classifier: it is neither scored nor used.
+    assert set(evaluation["test"]) == {"kmeans", "scan"}
+    told = run_script("predict.py", "--run", "tree", class_tree / "test", "--out", "out").stdout
+    assert "scan.pt" in told and "selflabel.py has not been run" in told
+
+    run_script("simclr.py", "--run", "tree", "--restart", *PRETEXT)
+    told = run_script("scan.py", "--run", "tree", status=2).stderr
+    assert "python extract_features.py --run tree" in told
 
 
 def test_training_with_and_without_labels_gives_the_same_weights(run_script, tmp_path):
@@ -108,7 +116,7 @@ def test_streamed_and_resident_images_give_the_same_weights(run_script, photo_fo
         assert f"train split {loading}" in told and "1 unreadable files skipped" in told
         mining = ["--run", loading, "--loading", loading]
         run_script("extract_features.py", *mining, "--neighbors", "5")
-        run_script("scan.py", *mining, *SCAN)
+        run_script("scan.py", *mining, *SCAN)  # 16 a batch: several batches an epoch
     for name in ("pretext.pt", "scan.pt"):
         resident, streamed = (
             load_checkpoint(tmp_path / "ckp" / run / name)["weights"]
