@@ -25,6 +25,7 @@ def main(config: PredictConfig) -> None:
     if not config.paths:
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
     files = config.files
+    require(files, files.data, f"simclr.py --run {config.run}")
     scan = require(files, files.output("scan"), f"scan.py --run {config.run}")
     checkpoint = files.output("selflabel")
     if not checkpoint.exists() or not is_current(files, "selflabel", scan):

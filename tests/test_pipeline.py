@@ -167,7 +167,7 @@ def test_a_run_that_does_not_exist_names_the_first_command(run_script, script):
     told = run_script(f"{script}.py", "--run", "nothing_here", *arguments, status=2)
     (line,) = told.stderr.strip().splitlines()
     assert "nothing_here" in line
-    assert ("selflabel.py" if script == "predict" else "simclr.py") in line
+    assert "python simclr.py --run nothing_here" in line
 
 
 def test_every_missing_stage_is_named(run_script, photo_folder, tmp_path):
