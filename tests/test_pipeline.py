@@ -115,7 +115,8 @@ def test_streamed_and_resident_images_give_the_same_weights(run_script, photo_fo
         told = run_script("simclr.py", *first, *PRETEXT).stdout
         assert f"train split {loading}" in told and "1 unreadable files skipped" in told
         mining = ["--run", loading, "--loading", loading]
-        run_script("extract_features.py", *mining, "--neighbors", "5")
+        # Neighbors of the projections; the heads are still trained on the backbone's features.
+        run_script("extract_features.py", *mining, "--neighbors", "5", "--features", "projection")
         run_script("scan.py", *mining, *SCAN)  # 16 a batch: several batches an epoch
     for name in ("pretext.pt", "scan.pt"):
         resident, streamed = (
