@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import json
 import math
-import os
 import sys
 import tarfile
 import zlib
@@ -38,7 +37,7 @@ from src_py.image_files import (
     readable_extensions,
     walk_files,
 )
-from src_py.run_files import write_json
+from src_py.run_files import write_array, write_json
 
 SOURCES = ("digits", "folder", "cifar10", "cifar20", "stl10", "mnist", "fashion_mnist")
 SPLITS = ("train", "test", "unlabelled")
@@ -506,21 +505,10 @@ def _save_cache(cache_dir: Path, split: str, key: str, decoded: ImageSet) -> Non
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         index_file.unlink(missing_ok=True)  # no index may ever stand beside another array
-        _replace(array_file, lambda file: np.save(file, decoded.images.numpy()))
-        _replace(index_file, lambda file: file.write(json.dumps(index).encode()))
+        write_array(array_file, decoded.images.numpy())
+        write_json(index_file, index)
     except OSError as error:
         _warn_once(f"cannot cache images in {cache_dir} ({error.strerror or error})")
-
-
-def _replace(path: Path, write: Callable[[Any], Any]) -> None:
-    """Write `path` whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @functools.cache

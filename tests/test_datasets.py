@@ -251,8 +251,8 @@ def test_splits_have_caches_of_their_own(tmp_path, decoded):
 
 
 def test_a_full_disk_costs_one_line_and_nothing_else(photos, tmp_path, monkeypatch, capsys):
-    def full(file, array):
-        file.write(b"half")
+    def full(path, array):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
