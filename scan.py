@@ -52,7 +52,7 @@ def main(config: ScanConfig) -> None:
         heads = train_heads(features, neighbors, config, session)
     else:
         heads = ClusterHeads(backbone.feature_dim, config.clusters, config.heads)
-    model = hardware.place(ClusteringModel(backbone, heads))
+    model = hardware.place(ClusteringModel(backbone, heads), config.compile)
 
     train_scan(model, images, neighbors, statistics, config, session)
     model = keep_best_head(model, images, neighbors, statistics, config, session)

@@ -31,7 +31,7 @@ def main(config: SelfLabelConfig) -> None:
 
     images = open_split(files, settings, "train", hardware, config.loading).loader
     torch.manual_seed(config.seed)
-    model = hardware.place(load_clustering(scan)[0])
+    model = hardware.place(load_clustering(scan)[0], config.compile)
 
     final = train_self_label(model, images, (settings.mean, settings.std), config, session)
 

@@ -32,7 +32,7 @@ def main(config: SimCLRConfig) -> None:
 
     torch.manual_seed(config.seed)
     spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
-    model = hardware.place(ContrastiveModel(spec, config.projection_dim))
+    model = hardware.place(ContrastiveModel(spec, config.projection_dim), config.compile)
 
     train_simclr(model, images, (settings.mean, settings.std), config, session)
 

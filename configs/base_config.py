@@ -70,6 +70,7 @@ class TrainingConfig(BaseConfig):
     batch_size: int = 512  # images a step
     learning_rate: float = 1e-3  # peak of the optimizer's schedule
     weight_decay: float = 1e-4  # L2 penalty
+    compile: bool = False  # fuse operations with torch.compile; takes half a minute to start
     restart: bool = False  # begin again, although the stage is finished or half done
     checkpoint_seconds: float = 30.0  # least time between two resumable states, s
     tensorboard: bool = False  # also write TensorBoard logs, where it is installed

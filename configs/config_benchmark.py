@@ -16,21 +16,25 @@ class BenchmarkConfig(BaseConfig):
     # what to measure
     widths: str = "16,64"  # of the network, separated by commas
     image_size: int = 32  # side in px
-    batch_size: int = 128  # images a step
+    batch_size: int | None = None  # images a step (default: 128 on a CPU, else the stage's own)
     rounds: int = 5  # times every arm is run, in turn
     seconds: float = 5.0  # of one arm in one round
     sizes: str = "10000,50000,200000,1000000"  # rows that are mined, separated by commas
+    compile: bool = False  # a further arm: ours, compiled (torch.compile)
+    profile: bool = False  # also print the operations that a step of each arm spends its time in
     quick: bool = False  # only the pretext at width 16 and mining of 10,000 rows, within 50 s
     out: Path = Path("results/benchmark.json")  # where the figures go
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "batch_size", "rounds")
+        require_at_least(self, 1, "rounds")
         if self.quick:
             self.stage, self.widths, self.sizes = "all", "16", "10000"
             self.rounds, self.seconds = 3, 2.5
-        if self.batch_size > LARGEST_BATCH:
-            raise UserError(f"--batch-size {self.batch_size}: must be at most {LARGEST_BATCH}")
+        if self.batch_size is not None and not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise UserError(
+                f"--batch-size {self.batch_size}: must be between 1 and {LARGEST_BATCH}"
+            )
         self.numbers("widths"), self.numbers("sizes")
 
     def numbers(self, name: str) -> list[int]:

@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src_py.benchmarking import Arm, Step, measure, peak_memory, reset_peak_memory, steady
+from src_py.benchmarking import (
+    Arm,
+    Step,
+    measure,
+    peak_memory,
+    reset_peak_memory,
+    steady,
+    top_operations,
+)
 from src_py.hardware import Hardware
 from src_py.loaders import ResidentImages
 from src_py.losses import nt_xent, scan_loss, self_label_loss
@@ -37,6 +45,7 @@ from src_py.transforms import normalize, to_float
 
 IMAGES = 4096  # random images that the steps draw from
 CLUSTERS = 10
+CPU_BATCH = 128  # images a step; the stages' own batches would need minutes for a round
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 
 
@@ -47,16 +56,28 @@ def measure_stage(
 
     Args:
         config: a BenchmarkConfig.
-        stage_config: of the stage itself, where it trains.
+        stage_config: of the stage itself.
     """
-    size, batch = config.image_size, config.batch_size
+    size = config.image_size
+    batch = config.batch_size or (
+        CPU_BATCH if hardware.device.type == "cpu" else stage_config.batch_size
+    )
     random = torch.Generator().manual_seed(config.seed)
     pixels = torch.randint(256, (IMAGES, 3, size, size), generator=random, dtype=torch.uint8)
     arms = BUILDERS[stage](pixels, width, batch, stage_config, hardware)
+    if config.compile:
+        arms["compiled"] = BUILDERS[stage](pixels, width, batch, stage_config, hardware, True)[
+            "ours"
+        ]
     found = measure(arms, config.rounds, config.seconds, hardware.device)
     ours = found["ours"].median
+    profiles = {}
+    if config.profile:
+        profiles = {name: top_operations(arm, hardware.device) for name, arm in arms.items()}
     return {
+        "batch_size": batch,
         "arms": {name: measurement.as_dict() for name, measurement in found.items()},
+        "top_operations": profiles,
         "ours_over": {
             name: round(ours / measurement.median, 3)
             for name, measurement in found.items()
@@ -84,7 +105,7 @@ def measure_mining(rows: int, k: int = 20) -> dict:
 
 
 def _pretext(
-    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware
+    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
     spec = BackboneSpec.for_images(width, 3, pixels.shape[-1])
     ours, alone, reference = (ContrastiveModel(spec) for _ in range(3))
@@ -99,13 +120,13 @@ def _pretext(
     data = ViewsOfImages(_as_arrays(pixels), [view, view])
     return {
         "reference": _reference(reference, sgd, config, data, batch, hardware, loss_of_views),
-        "ours": _ours(ours, sgd, config, pixels, batch, 2, hardware, our_loss),
+        "ours": _ours(ours, sgd, config, pixels, batch, 2, hardware, our_loss, compiled),
         "network": _network(alone, sgd, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
 
 def _scan(
-    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware
+    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
     ours, alone, reference = (_classifier(width, size, config.heads) for _ in range(3))
@@ -121,13 +142,13 @@ def _scan(
     return {
         "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
         # A batch of random images, its second half in the place of the neighbors.
-        "ours": _ours(ours, adam, config, pixels, 2 * batch, 1, hardware, our_loss),
+        "ours": _ours(ours, adam, config, pixels, 2 * batch, 1, hardware, our_loss, compiled),
         "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
 
 def _self_label(
-    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware
+    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
     ours, alone, reference = (_classifier(width, size, heads=1) for _ in range(3))
@@ -146,21 +167,23 @@ def _self_label(
     data = ViewsOfImages(_as_arrays(pixels), [weak_view(size), strong_view(size)])
     return {
         "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
-        "ours": _ours(ours, adam, config, pixels, batch, 2, hardware, our_loss),
+        "ours": _ours(ours, adam, config, pixels, batch, 2, hardware, our_loss, compiled),
         "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
 
 def _extraction(
-    pixels: Tensor, width: int, batch: int, _: None, hardware: Hardware
+    pixels: Tensor, width: int, batch: int, _: Any, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
     backbones = [ResNet18(BackboneSpec.for_images(width, 3, pixels.shape[-1])) for _ in range(3)]
-    return _inference(*backbones, pixels, batch, hardware)
+    return _inference(*backbones, pixels, batch, hardware, compiled)
 
 
-def _predict(pixels: Tensor, width: int, batch: int, _: None, hardware: Hardware) -> dict[str, Arm]:
+def _predict(
+    pixels: Tensor, width: int, batch: int, _: Any, hardware: Hardware, compiled: bool = False
+) -> dict[str, Arm]:
     classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
-    return _inference(*classifiers, pixels, batch, hardware)
+    return _inference(*classifiers, pixels, batch, hardware, compiled)
 
 
 def _inference(
@@ -170,9 +193,10 @@ def _inference(
     pixels: Tensor,
     batch: int,
     hardware: Hardware,
+    compiled: bool,
 ) -> dict[str, Arm]:
     images = ResidentImages(pixels, hardware.device)
-    hardware.place(ours)
+    hardware.place(ours, compiled)
     hardware.place(alone).eval()
     fixed = _fixed_views(pixels, batch, hardware)
 
@@ -222,11 +246,12 @@ def _ours(
     views_per_image: int,
     hardware: Hardware,
     loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    compiled: bool,
 ) -> Arm:
     """Resident uint8 images, batched augmentation, our precision and memory format."""
     images = ResidentImages(pixels, hardware.device)
     generator = hardware.generator(0)
-    optimizer = make_optimizer(hardware.place(model), config)
+    optimizer = make_optimizer(hardware.place(model, compiled), config)
 
     @contextmanager
     def arm() -> Iterator[Step]:

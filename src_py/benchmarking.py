@@ -71,6 +71,25 @@ def measure(
     return found
 
 
+def top_operations(arm: Arm, device: torch.device, steps: int = 5, rows: int = 12) -> dict:
+    """The share of the time that each of the `rows` most expensive operations of an arm takes."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with arm() as step:
+        for _ in range(2):
+            step()
+        with torch.profiler.profile(activities=activities) as profiler:
+            for _ in range(steps):
+                step()
+            wait_for(device)
+    time_of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    spent = {row.key: getattr(row, time_of) for row in profiler.key_averages()}
+    whole = sum(spent.values())
+    longest = sorted(spent, key=spent.get, reverse=True)[:rows]
+    return {name: round(spent[name] / whole, 4) for name in longest}
+
+
 @contextmanager
 def steady(step: Step) -> Iterator[Step]:
     """An arm that needs nothing built or torn down around it."""

@@ -22,9 +22,17 @@ class Hardware:
     device: torch.device
     precision: torch.dtype | None
 
-    def place(self, module: nn.Module) -> nn.Module:
-        """Moves a module to the device. channels_last is what cuDNN and oneDNN convolve fastest."""
-        return module.to(self.device, memory_format=torch.channels_last)
+    def place(self, module: nn.Module, compiled: bool = False) -> nn.Module:
+        """Moves a module to the device. channels_last is what cuDNN and oneDNN convolve fastest.
+
+        Args:
+            compiled: also fuse what stands between the convolutions, with torch.compile. The
+                names in its state_dict stay the same.
+        """
+        module.to(self.device, memory_format=torch.channels_last)
+        if compiled:
+            module.compile()
+        return module
 
     def autocast(self) -> AbstractContextManager:
         """The context that the forward pass runs in; weights and losses stay float32."""

@@ -2,7 +2,7 @@
 
     neighbors, similarity = find_neighbors(features, k=20)
 
-faiss does the search: exactly for up to 200,000 rows, above that in an inverted file whose
+faiss does the search: exactly for up to 100,000 rows, above that in an inverted file whose
 breadth is chosen by measuring its recall on a sample of these very features. On two shared cores,
 synthetic clustered features, k = 20: 50,000 x 512 exactly in 54 s; 1,000,000 x 128 in 241 s with
 recall .979 within 2 GiB.
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-LARGEST_EXACT = 200_000  # rows; the exact search is quadratic
+LARGEST_EXACT = 100_000  # rows; the exact search is quadratic
 # The breadth of an approximate search is doubled until a sample reaches this recall. It leaves
 # room above the promised 0.95 for the sample's own error (a standard error below 0.008).
 RECALL_AIMED_AT = 0.97
@@ -52,7 +52,7 @@ def find_neighbors(
 
     features: (N, D), any length of rows. threads: faiss's threads, None for its default.
     exact: True compares all pairs; False uses the inverted file, unless the features are so few or
-    so evenly spread that all pairs are faster; None is True up to 200,000 rows, False above.
+    so evenly spread that all pairs are faster; None is True up to 100,000 rows, False above.
 
     Returns neighbors (N, k) int64 and similarity (N, k) float32, the most similar first and ties
     by index. A row is left out of its own neighbors by its index, so exact duplicates of it stay

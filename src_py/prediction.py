@@ -1,7 +1,8 @@
 """Classifying image files: decoded by threads, block by block, so that memory stays bounded."""
 
 import sys
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,10 +65,8 @@ def classify_files(
 
     progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
     with progress, ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(paths), batch_size):
-            block = paths[start : start + batch_size]
-            decoded = list(zip(block, pool.map(decode, block), strict=True))
-            progress.update(len(block))
+        for decoded in _blocks(pool, decode, paths, batch_size):
+            progress.update(len(decoded))
             skipped += [(str(path), image) for path, image in decoded if isinstance(image, str)]
             readable = [(path, image) for path, image in decoded if not isinstance(image, str)]
             if not readable:
@@ -83,3 +82,19 @@ def classify_files(
                 )
             ]
     return rows, skipped
+
+
+def _blocks(
+    pool: ThreadPoolExecutor,
+    decode: Callable[[Path], np.ndarray | str],
+    paths: list[Path],
+    size: int,
+) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
+    """Yields decoded files, `size` at a time, while the pool is already busy with the next ones."""
+    begun: deque[tuple[list[Path], Iterator[np.ndarray | str]]] = deque()
+    for start in range(0, len(paths), size):
+        block = paths[start : start + size]
+        begun.append((block, pool.map(decode, block)))
+        if len(begun) == 2:
+            yield list(zip(*begun.popleft(), strict=True))
+    yield list(zip(*begun.popleft(), strict=True))

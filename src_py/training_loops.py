@@ -177,7 +177,9 @@ def train_self_label(
     Returns:
         the final classifier: the EMA teacher where there is one, else `model`.
     """
-    teacher = copy.deepcopy(model) if config.ema_decay else model
+    teacher = model
+    if config.ema_decay:
+        teacher = session.hardware.place(copy.deepcopy(model), config.compile)
     optimizer = adam(model, config)
     epochs = session.epochs(
         config.epochs, len(images), model=model, teacher=teacher, optimizer=optimizer

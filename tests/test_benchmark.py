@@ -11,6 +11,7 @@ def test_every_stage_is_measured(run_script, tmp_path):
     told = run_script(
         "benchmark.py", "--widths", "4", "--image-size", "8", "--batch-size", "8", "--rounds", "1",
         "--seconds", "0.01", "--sizes", "500,600", "--device", "cpu", "--out", "figures.json",
+        "--profile",
     ).stdout  # fmt: skip
     figures = json.loads((tmp_path / "figures.json").read_text())
     for stage in ("pretext", "scan", "selflabel", "extraction", "predict"):
@@ -18,6 +19,9 @@ def test_every_stage_is_measured(run_script, tmp_path):
         assert measured["arms"].keys() == {"reference", "ours", "network"}
         assert all(arm["peak_memory_mib"] > 0 for arm in measured["arms"].values())
         assert f"{stage} ours/reference: " in told and f"{stage} ours/network: " in told
+        shares = measured["top_operations"]["ours"]
+        assert "aten::mkldnn_convolution" in shares and sum(shares.values()) <= 1
+    assert figures["published_minutes"]["4"] > 0
     assert figures["mining"]["500"]["recall"] == 1
 
 

@@ -1,5 +1,7 @@
 """Device decisions and seeds."""
 
+import copy
+
 import pytest
 import torch
 
@@ -39,3 +41,12 @@ def test_autocast_follows_the_precision():
     with hardware.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (hardware.precision or torch.float32)
+
+
+def test_compiling_changes_neither_outputs_nor_names():
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
+    compiled = copy.deepcopy(plain)
+    choose_hardware("cpu").place(compiled, compiled=True)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    inputs = torch.randn(4, 3)
+    torch.testing.assert_close(compiled(inputs), plain(inputs))
