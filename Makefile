@@ -34,22 +34,25 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 clean:
 	rm -rf $(VENV) ckp logs out
 
-# The figures of the README. A run's results are its scores, its logs and its configurations.
-define keep-results
-mkdir -p results/$(2)
-cp logs/$(1)/evaluation.json logs/$(1)/*.csv logs/$(1)/contact_sheet.png results/$(2)/
-for stage in simclr extract_features scan selflabel; do \
-    sed 's#"data": ".*/#"data": "#' ckp/$(1)/$$stage.json > results/$(2)/$$stage.json; done
-endef
+# The figures of the README: see ablation.py for what is kept of each run.
+.PHONY: cifar10 results-digits results-fashion-mnist results-cifar10-short
 
-.PHONY: results-digits results-cifar10-short
+# CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
+# make cifar10 DATA=<folder> RECIPE=best MINUTES=25
+RECIPE ?= best
+MINUTES ?= 25
+SEEDS ?= 0
+WIDTH ?= $(shell $(BIN)/python -c "import torch; print(64 if torch.cuda.is_available() else 16)")
+OUT ?= out/cifar10-$(MINUTES)min
+cifar10: $(VENV)/installed
+	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
+	    --simclr="--minutes $(MINUTES) --width $(WIDTH)" --pixels --out $(OUT)
 
-# The demo with seeds 0, 1 and 2.
+# Both recipes with five seeds, and what each part is worth with two.
 results-digits: $(VENV)/installed
-	for seed in 0 1 2; do $(MAKE) demo RUN=digits-seed$$seed SEED=$$seed || exit 1; done
-	$(call keep-results,digits-seed0,digits/seed0)
-	$(call keep-results,digits-seed1,digits/seed1)
-	$(call keep-results,digits-seed2,digits/seed2)
+	$(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4
+	$(BIN)/python ablation.py --preset digits --recipes best --seeds 0,1 \
+	    --variants moco,no-mutual,no-prototypes,no-heads-first,no-reliable,no-teacher
 
 # A short schedule at a quarter of the network's width, for a machine without a GPU:
 # make results-cifar10-short DATA=<folder with train/<class>/ and test/<class>/>

@@ -23,6 +23,7 @@ def main(config: ScanConfig) -> None:
     )
     from src_py.hardware import choose_hardware
     from src_py.models import ClusterHeads, ClusteringModel
+    from src_py.neighbor_pairs import NeighborPairs
     from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
     from src_py.training_loops import keep_best_head, train_heads, train_scan
@@ -42,22 +43,22 @@ def main(config: ScanConfig) -> None:
     opened = open_split(files, settings, "train", hardware, config.loading)
     require_rows(files, opened.names)
     images = opened.loader
-    neighbors = torch.from_numpy(np.load(neighbors_file)).to(hardware.device)  # (N, k)
+    pairs = NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)
     statistics = (settings.mean, settings.std)
 
     torch.manual_seed(config.seed)
     backbone = load_contrastive(pretext).backbone
     if config.head_epochs and not session.is_resumable:
         features = torch.from_numpy(np.load(features_file)).to(hardware.device)  # (N, D)
-        heads = train_heads(features, neighbors, config, session)
+        heads = train_heads(features, pairs, config, session)
     else:
         heads = ClusterHeads(backbone.feature_dim, config.clusters, config.heads)
     model = hardware.place(ClusteringModel(backbone, heads), config.compile)
 
-    train_scan(model, images, neighbors, statistics, config, session)
-    model = keep_best_head(model, images, neighbors, statistics, config, session)
+    trained = train_scan(model, images, pairs, statistics, config, session)
+    best = keep_best_head(trained, images, pairs, statistics, config, session)
 
-    path = session.finish(clustering_content(model, settings))
+    path = session.finish(clustering_content(best, settings))
     print(f"{path} written; next: python selflabel.py --run {config.run}")
 
 

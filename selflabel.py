@@ -13,27 +13,32 @@ from configs.config_selflabel import SelfLabelConfig
 
 def main(config: SelfLabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
+    import numpy as np
     import torch
 
     from src_py.checkpoints import clustering_content, load_clustering, require
     from src_py.hardware import choose_hardware
-    from src_py.run_data import load_settings, open_split
+    from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
     from src_py.training_loops import train_self_label
 
     files = config.files
     settings = load_settings(files)
     scan = require(files, files.output("scan"), f"scan.py --run {config.run}")
+    neighbors_file = require(files, files.neighbors, f"extract_features.py --run {config.run}")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, [scan])
     if session.is_finished:
         return
 
-    images = open_split(files, settings, "train", hardware, config.loading).loader
+    opened = open_split(files, settings, "train", hardware, config.loading)
+    require_rows(files, opened.names)
+    neighbors = torch.from_numpy(np.load(neighbors_file)).to(hardware.device)  # (N, k)
     torch.manual_seed(config.seed)
     model = hardware.place(load_clustering(scan)[0], config.compile)
 
-    final = train_self_label(model, images, (settings.mean, settings.std), config, session)
+    statistics = (settings.mean, settings.std)
+    final = train_self_label(model, opened.loader, neighbors, statistics, config, session)
 
     path = session.finish(clustering_content(final, settings))
     print(f"{path} written; next: python evaluate.py --run {config.run}")

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
-from configs.presets import DEFAULT_PRESET, FOLDER_PRESET, PRESETS
+from configs.presets import BEST_RECIPE, DEFAULT_PRESET, FOLDER_PRESET, PAPER_RECIPE, PRESETS
 from src_py.errors import UserError
 from src_py.run_files import FREE_OPTIONS, RunFiles, read_json
 
-FIRST_STAGE = "simclr"  # the stage that decides on the images
+FIRST_STAGES = ("simclr", "moco")  # those that decide on the images
 
 
 @dataclass
@@ -28,6 +28,7 @@ class BaseConfig:
 
     run: str | None = None  # name of the run (default: the folder's or the preset's)
     preset: str | None = None  # settings for a known kind of images (see configs/presets.py)
+    recipe: Literal["best", "paper"] = "best"  # the published algorithm, or all that improves it
     data: Path | None = None  # folder of images, or where a built-in set is or will be downloaded
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # what to compute on
     loading: Literal["auto", "resident", "streamed"] = "auto"  # keep a folder's decoded images in
@@ -62,11 +63,24 @@ def require_at_least(config: BaseConfig, least: float, *names: str) -> None:
             raise UserError(f"{as_flag(name)} {value}: must be at least {least}")
 
 
+def require_fraction(config: BaseConfig, *names: str) -> None:
+    """
+    Raises:
+        UserError: when one of the fields `names` is not at least 0 and below 1.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise UserError(f"{as_flag(name)} {value}: must be in [0, 1)")
+
+
 @dataclass
 class TrainingConfig(BaseConfig):
     """Options of the stages that train."""
 
     epochs: int = 100  # passes over the images
+    minutes: float | None = None  # for all four stages together: the epochs are chosen to fit
+    images_per_epoch: int | None = None  # drawn anew for each epoch (default: all)
     batch_size: int = 512  # images a step
     learning_rate: float = 1e-3  # peak of the optimizer's schedule
     weight_decay: float = 1e-4  # L2 penalty
@@ -78,6 +92,10 @@ class TrainingConfig(BaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, "epochs", "batch_size")
+        if self.minutes is not None and self.minutes <= 0:
+            raise UserError(f"--minutes {self.minutes}: must be above 0")
+        if self.images_per_epoch is not None:
+            require_at_least(self, 1, "images_per_epoch")
         require_at_least(self, 0, "learning_rate", "weight_decay")
 
 
@@ -108,14 +126,17 @@ def parse(config_class: type[Config], stage: str, description: str | None) -> Co
     """
     arguments = sys.argv[1:]
     early = _early_options(arguments)
-    run, preset = _choose_run(early)
-    _check_folder(run, early, begins_again=stage == FIRST_STAGE and bool(early.restart))
-    defaults = config_class(**{"run": run, "preset": preset, **PRESETS[preset].stage(stage)})
+    run, preset, recipe = _choose_run(early)
+    _check_folder(run, early, begins_again=stage in FIRST_STAGES and bool(early.restart))
+    known = {"run": run, "preset": preset, "recipe": recipe}
+    if issubclass(config_class, TrainingConfig) and stage not in FIRST_STAGES:
+        known["minutes"] = (read_json(RunFiles(run).data) or {}).get("minutes")
+    defaults = config_class(**known, **PRESETS[preset].stage(stage, recipe))
     stored = read_json(RunFiles(run).config(stage))
     if stored and not early.restart:
         defaults = _overlay(defaults, stored["config"])
     config = _run_tyro(defaults, arguments, description)
-    config.run, config.preset = run, preset
+    config.run, config.preset, config.recipe = run, preset, recipe
     images = (read_json(RunFiles(run).data) or {}).get("settings", {})
     if config.data is None and images.get("source") == "folder":
         config.data = Path(images["root"])
@@ -125,7 +146,7 @@ def parse(config_class: type[Config], stage: str, description: str | None) -> Co
 def _early_options(arguments: list[str]) -> argparse.Namespace:
     """The options that decide what the others' defaults are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--run", "--preset", "--data"):
+    for name in ("--run", "--preset", "--recipe", "--data"):
         parser.add_argument(name)
     parser.add_argument("--restart", action=argparse.BooleanOptionalAction)
     try:
@@ -134,23 +155,29 @@ def _early_options(arguments: list[str]) -> argparse.Namespace:
         raise UserError(str(error)) from None
 
 
-def _choose_run(early: argparse.Namespace) -> tuple[str, str]:
-    """The run's name and its preset, which a run that exists remembers."""
+def _choose_run(early: argparse.Namespace) -> tuple[str, str, str]:
+    """The run's name, and its preset and recipe, which a run that exists remembers."""
     if early.preset is not None and early.preset not in PRESETS:
         raise UserError(f"--preset {early.preset}: no such preset; known: {', '.join(PRESETS)}")
+    if early.recipe not in (None, BEST_RECIPE, PAPER_RECIPE):
+        raise UserError(
+            f"--recipe {early.recipe}: no such recipe; known: {BEST_RECIPE}, {PAPER_RECIPE}"
+        )
     folder = Path(early.data).resolve().name if early.data else None
     run = early.run or (folder if early.preset is None else early.preset) or DEFAULT_PRESET
     if Path(run).name != run or run.startswith("."):
         raise UserError(f"--run {run}: a run's name must be usable as a folder's name")
     stored = read_json(RunFiles(run).data)
     if stored is None:
-        return run, early.preset or (FOLDER_PRESET if early.data else DEFAULT_PRESET)
-    if early.preset not in (None, stored["preset"]):
-        raise UserError(
-            f"run '{run}' was begun with --preset {stored['preset']}, now {early.preset}: "
-            f"choose another --run"
-        )
-    return run, stored["preset"]
+        preset = early.preset or (FOLDER_PRESET if early.data else DEFAULT_PRESET)
+        return run, preset, early.recipe or BEST_RECIPE
+    for name in ("preset", "recipe"):
+        if getattr(early, name) not in (None, stored[name]):
+            raise UserError(
+                f"run '{run}' was begun with --{name} {stored[name]}, now "
+                f"{getattr(early, name)}: choose another --run"
+            )
+    return run, stored["preset"], stored["recipe"]
 
 
 def _check_folder(run: str, early: argparse.Namespace, begins_again: bool) -> None:
@@ -161,7 +188,7 @@ def _check_folder(run: str, early: argparse.Namespace, begins_again: bool) -> No
     if root != str(Path(early.data).expanduser().resolve()):
         raise UserError(
             f"run '{run}' was begun with the images in {root}, now --data {early.data}: "
-            f"choose another --run, or begin again with python {FIRST_STAGE}.py --restart"
+            f"choose another --run, or begin again with python {FIRST_STAGES[0]}.py --restart"
         )
 
 

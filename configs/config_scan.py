@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from configs.base_config import TrainingConfig, require_at_least
+from configs.base_config import TrainingConfig, require_at_least, require_fraction
 from src_py.augmentation import Augmentation
 from src_py.errors import UserError
 
@@ -19,6 +19,9 @@ class ScanConfig(TrainingConfig):
     head_epochs: int = 0  # passes over the stored features that train the heads alone, first
     head_learning_rate: float = 1e-2  # of Adam in those passes
     candidate_heads: int = 50  # heads in those passes; the `heads` of lowest loss go on
+    prototypes: bool = False  # begin every second candidate head at the prototypes of k-means
+    mutual: bool = False  # only draw neighbors that have the image among their own neighbors
+    ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0: the last weights
     augment: Augmentation = field(
         default_factory=lambda: Augmentation(
             crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=16
@@ -30,6 +33,9 @@ class ScanConfig(TrainingConfig):
         require_at_least(self, 2, "clusters")
         require_at_least(self, 1, "heads", "candidate_heads")
         require_at_least(self, 0, "head_epochs", "head_learning_rate")
+        require_fraction(self, "ema_decay")
+        if self.prototypes and not self.head_epochs:
+            raise UserError("--prototypes: needs --head-epochs of at least 1")
         if self.head_epochs and self.candidate_heads < self.heads:
             raise UserError(
                 f"--candidate-heads {self.candidate_heads}: must be at least --heads {self.heads}"

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from configs.base_config import TrainingConfig
+from configs.base_config import TrainingConfig, require_at_least, require_fraction
 from src_py.augmentation import Augmentation
-from src_py.errors import UserError
 
 
 @dataclass
@@ -15,6 +14,9 @@ class SelfLabelConfig(TrainingConfig):
     weight_decay: float = 1e-4  # L2 penalty
     threshold: float = 0.99  # a pseudo-label counts when its probability is above this
     ema_decay: float = 0.0  # of the teacher that gives the pseudo-labels; 0: the model itself
+    reliable_share: float = 0.0  # of each cluster, images whose neighbors agree: they have a label
+    # from the first step on; 0: only confident images have one
+    refresh_epochs: int = 5  # epochs after which the reliable labels are found anew
     balanced: bool = True  # weigh every class alike, whatever the number of its pseudo-labels
     weak_augment: Augmentation = field(
         default_factory=lambda: Augmentation(crop_scale=(0.2, 1.0), flip=0.5)
@@ -27,7 +29,5 @@ class SelfLabelConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.threshold < 1:
-            raise UserError(f"--threshold {self.threshold}: must be in [0, 1)")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
+        require_at_least(self, 1, "refresh_epochs")
+        require_fraction(self, "threshold", "ema_decay", "reliable_share")

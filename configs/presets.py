@@ -15,7 +15,9 @@ class Preset:
         image_size: side in px, or None to choose it from the images.
         channels: 1 (grey) or 3.
         mean, std: per channel, of pixels in [0, 1]; None to measure them.
-        stages: options of a stage that differ from its config module's, by the script's name.
+        stages: options of a stage that differ from its config module's, by the script's name, in
+            both recipes: views, width, schedule.
+        best: further options of the recipe 'best', besides or in the place of BEST.
     """
 
     source: str
@@ -24,9 +26,26 @@ class Preset:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def stage(self, name: str) -> dict[str, Any]:
-        return self.stages.get(name, {})
+    def stage(self, name: str, recipe: str) -> dict[str, Any]:
+        """The options of a stage that differ from its config module's."""
+        if name == "moco":  # differs from simclr.py in what only it has
+            return self.stage("simclr", recipe)
+        common = self.stages.get(name, {})
+        if recipe == PAPER_RECIPE:
+            return common
+        return common | BEST.get(name, {}) | self.best.get(name, {})
+
+
+PAPER_RECIPE = "paper"
+BEST_RECIPE = "best"
+
+# What the recipe 'best' adds to the published algorithm, which is the config modules' defaults.
+BEST = {
+    "scan": {"head_epochs": 30, "prototypes": True, "mutual": True},
+    "selflabel": {"ema_decay": 0.99, "reliable_share": 0.5},
+}
 
 
 # Strokes have no mirror image (2 and 5, 6 and 9 would meet), and no colour: views differ in place,
@@ -48,7 +67,6 @@ DIGITS = {
         "epochs": 20,
         "batch_size": 256,
         "learning_rate": 1e-3,
-        "head_epochs": 30,
         "augment": STROKES,
     },
     "selflabel": {
@@ -56,7 +74,6 @@ DIGITS = {
         "batch_size": 256,
         "learning_rate": 1e-3,
         "threshold": 0.95,
-        "ema_decay": 0.99,
         "weak_augment": WEAK_STROKES,
         "strong_augment": STROKES,
     },
@@ -70,7 +87,6 @@ MNIST = {
     "scan": {"augment": MNIST_STROKES},
     "selflabel": {
         "epochs": 50,
-        "ema_decay": 0.99,
         "weak_augment": WEAK_STROKES,
         "strong_augment": MNIST_STROKES,
     },
@@ -81,7 +97,6 @@ FASHION_MNIST = {
     "scan": {"augment": GARMENT_STRONG},
     "selflabel": {
         "epochs": 100,
-        "ema_decay": 0.99,
         "weak_augment": Augmentation(crop_scale=(0.5, 1.0), flip=0.5),
         "strong_augment": GARMENT_STRONG,
     },
@@ -90,8 +105,7 @@ FASHION_MNIST = {
 # A person's own images: few steps an epoch, many kinds, and often no GPU.
 FOLDER = {
     "simclr": {"epochs": 200, "batch_size": 256, "width": 32, "warmup_epochs": 10},
-    "scan": {"head_epochs": 30},
-    "selflabel": {"epochs": 100, "batch_size": 256, "threshold": 0.95, "ema_decay": 0.99},
+    "selflabel": {"epochs": 100, "batch_size": 256, "threshold": 0.95},
 }
 
 STL10 = {

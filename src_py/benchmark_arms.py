@@ -21,7 +21,7 @@ from src_py.benchmarking import (
 )
 from src_py.hardware import Hardware
 from src_py.loaders import ResidentImages
-from src_py.losses import nt_xent, scan_loss, self_label_loss
+from src_py.losses import UNRELIABLE, nt_xent, scan_loss, self_label_loss
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.neighbors import find_neighbors, neighbor_recall
 from src_py.reference_pipeline import (
@@ -132,7 +132,7 @@ def _scan(
     ours, alone, reference = (_classifier(width, size, config.heads) for _ in range(3))
 
     def our_loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        loss = pair_loss(ours, images, STATISTICS, config, generator, hardware)
+        loss, _ = pair_loss(ours, images, STATISTICS, config, generator, hardware)
         return loss.total.sum()
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
@@ -154,7 +154,10 @@ def _self_label(
     ours, alone, reference = (_classifier(width, size, heads=1) for _ in range(3))
 
     def our_loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        return pseudo_label_loss(ours, ours, images, STATISTICS, config, generator, hardware)[0]
+        none = torch.full((len(images),), UNRELIABLE, device=hardware.device)
+        return pseudo_label_loss(ours, ours, images, none, STATISTICS, config, generator, hardware)[
+            0
+        ]
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
         weak, strong = views.chunk(2)

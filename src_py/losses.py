@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+UNRELIABLE = -1  # in the place of a label where there is none to rely on
+
 
 class ScanLoss(NamedTuple):
     """The clustering loss and its two terms: scalars, or (H,) tensors for H heads."""
@@ -50,6 +52,24 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         return F.cross_entropy(similarity.masked_fill(itself, -math.inf), index.roll(batch))
 
 
+def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """MoCo's loss (He et al., 2020), a scalar: each query must find its own key.
+
+    l(i) = -log( exp(q_i.k_i / t) / sum_j exp(q_i.k_j / t) ), where j runs over the keys of the
+    batch and those in the queue. No gradient reaches keys and queue.
+
+    queries, keys: (B, D), row i of both from image i; L2-normalised here. queue: (K, D), unit rows.
+    Raises ValueError for other shapes, an empty batch or a temperature that is not positive.
+    """
+    _check_pair("queries", queries, "keys", keys, ranks=(2,))
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    with _no_autocast(queries):
+        candidates = torch.cat([F.normalize(_widen(keys.detach()), dim=1), queue])  # (B + K, D)
+        similarity = F.normalize(_widen(queries), dim=1) @ candidates.T / temperature
+        return F.cross_entropy(similarity, torch.arange(len(queries), device=queries.device))
+
+
 def scan_loss(anchor_logits: Tensor, neighbor_logits: Tensor, entropy_weight: float) -> ScanLoss:
     """SCAN's clustering loss, for one head or for several at once.
 
@@ -73,23 +93,31 @@ def scan_loss(anchor_logits: Tensor, neighbor_logits: Tensor, entropy_weight: fl
 
 
 def self_label_loss(
-    weak_logits: Tensor, strong_logits: Tensor, threshold: float, balanced: bool = True
+    weak_logits: Tensor,
+    strong_logits: Tensor,
+    threshold: float,
+    balanced: bool = True,
+    reliable: Tensor | None = None,
 ) -> SelfLabelLoss:
     """SCAN's self-labelling loss: confident predictions on weak views teach the strong views.
 
-    A sample is kept when max softmax(weak) > threshold; its target is the argmax of weak. With
+    A sample is kept when max softmax(weak) > threshold; its target is the argmax of weak. A sample
+    with a reliable label is kept whatever weak says, and that label is its target. With
     l_i = cross_entropy(strong_i, target_i) and w_i = kept / (kept samples of class target_i),
     or w_i = 1 when not balanced:
       loss = sum_{kept} w_i l_i / sum_{kept} w_i
     When nothing is kept the loss is 0 and its gradient is 0. No gradient reaches weak_logits.
 
-    weak_logits, strong_logits: (B, C).
+    weak_logits, strong_logits: (B, C). reliable: (B,) int64, UNRELIABLE (-1) where there is none.
     Raises ValueError for other shapes or an empty batch.
     """
     _check_pair("weak_logits", weak_logits, "strong_logits", strong_logits, ranks=(2,))
     with _no_autocast(strong_logits):
         confidence, target = _widen(weak_logits.detach()).softmax(dim=1).max(dim=1)  # (B,), (B,)
         keep = confidence > threshold
+        if reliable is not None:
+            known = reliable != UNRELIABLE
+            keep, target = keep | known, reliable.where(known, target)
         each = F.cross_entropy(_widen(strong_logits), target, reduction="none")  # (B,)
         # Dropped samples become zeros rather than being indexed away: a boolean index would
         # have to ask the device for its length.

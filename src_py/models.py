@@ -108,6 +108,20 @@ class ContrastiveModel(nn.Module):
         return self.projection_head(self.backbone(images))
 
 
+class KeyQueue(nn.Module):
+    """The keys of the latest batches, L2-normalised: MoCo's negatives. Begins with random ones."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))  # (K, D)
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Puts (B, D) keys, of any length, in the place of the oldest."""
+        newest = torch.cat([F.normalize(keys.float(), dim=1), self.keys])
+        self.keys.copy_(newest[: len(self.keys)])
+
+
 class ClusterHeads(nn.Module):
     """Several linear cluster heads, computed as one: features (B, D) -> logits (heads, B, C)."""
 

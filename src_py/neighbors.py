@@ -93,6 +93,20 @@ def neighbor_recall(
     return float(np.mean(found >= similarity[:, -1:] - 1e-6))
 
 
+def mutual_first(neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Puts the neighbors that are mutual (j of i, and i of j) to the front of each row.
+
+    neighbors: (N, k). Returns the reordered (N, k), otherwise in the same order, and how many of
+    each row are mutual, (N,) int64; a row that has none counts its nearest neighbor.
+    """
+    rows = len(neighbors)
+    anchors = np.arange(rows, dtype=np.int64)[:, None]
+    mutual = np.isin(anchors * rows + neighbors, neighbors * rows + anchors)
+    order = np.argsort(~mutual, axis=1, kind="stable")
+    counts = np.maximum(mutual.sum(axis=1), 1)
+    return np.take_along_axis(neighbors, order, axis=1), counts
+
+
 def neighbor_statistics(neighbors: np.ndarray, similarity: np.ndarray) -> dict[str, float | int]:
     """What a neighbor graph looks like, without labels, in O(N k) memory.
 

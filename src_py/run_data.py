@@ -69,7 +69,9 @@ def settle_images(config: Any, preset: Any, hardware: Hardware) -> tuple[DataSet
         )
     mean, std = (preset.mean, preset.std) if known else (opened.mean, opened.std)
     settings = DataSettings(source, draft.root, size, channels, mean, std)
-    write_json(config.files.data, {"preset": config.preset, "settings": asdict(settings)})
+    written = {name: getattr(config, name) for name in ("preset", "recipe", "minutes")}
+    written["settings"] = asdict(settings)
+    write_json(config.files.data, written)
     _report(config.files, settings, opened)
     if config.use_unlabelled:
         return settings, _with_unlabelled(config.files, settings, opened.loader, hardware)

@@ -16,7 +16,12 @@ CHECKPOINT_ROOT = Path("ckp")
 LOG_ROOT = Path("logs")
 
 # The file that each training stage leaves in ckp/<run>/, by the script's name.
-STAGE_OUTPUT = {"simclr": "pretext.pt", "scan": "scan.pt", "selflabel": "selflabel.pt"}
+STAGE_OUTPUT = {
+    "simclr": "pretext.pt",
+    "moco": "pretext.pt",
+    "scan": "scan.pt",
+    "selflabel": "selflabel.pt",
+}
 
 # Options that say how or where to compute, not what: they may change when a stage is resumed. The
 # folder is among them because the run itself remembers it (data.json).
@@ -70,7 +75,7 @@ class RunFiles:
 
     def partial(self, stage: str) -> Path:
         """The resumable state of a stage that is not finished."""
-        return self.output(stage).with_suffix(".partial.pt")
+        return self.checkpoints / f"{stage}.partial.pt"
 
     def config(self, stage: str) -> Path:
         """The complete configuration that a stage was last started with."""

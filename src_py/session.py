@@ -15,6 +15,7 @@ from src_py.augmentation import Augmentation
 from src_py.checkpoints import digest, load_checkpoint, save_checkpoint
 from src_py.errors import UserError
 from src_py.hardware import Hardware
+from src_py.health import ClusterHealth
 from src_py.run_files import (
     FREE_OPTIONS,
     RunFiles,
@@ -56,6 +57,8 @@ class TrainingSession:
         self.stage = stage
         self.hardware = hardware
         self.history: list[dict[str, float]] = []
+        self._warned: set[str] = set()
+        self.started = time.monotonic()
         self._options = as_plain(config)
         self._made_from = digest(*made_from)
         self._begins_again = config.restart or self._is_stale()
@@ -75,6 +78,10 @@ class TrainingSession:
     @property
     def is_resumable(self) -> bool:
         return self.files.partial(self.stage).exists() and not self._begins_again
+
+    def settle_options(self) -> None:
+        """Takes over options that were decided after the start, before the first epoch."""
+        self._options = as_plain(self.config)
 
     def generator(self, epoch: int) -> torch.Generator:
         """The random numbers of one epoch, on the device."""
@@ -104,7 +111,7 @@ class TrainingSession:
         with self._bar:
             for epoch in range(first, total):
                 started = time.monotonic()
-                self._sums, self._steps, self._images = {}, 0, 0
+                self._sums, self._columns, self._steps, self._images = {}, {}, 0, 0
                 yield epoch
                 self._close_epoch(epoch, time.monotonic() - started)
                 if (
@@ -130,6 +137,20 @@ class TrainingSession:
     def total(self, name: str) -> float:
         """Sum of a recorded value over the steps of the epoch so far."""
         return float(self._sums[name])
+
+    def report(self, epoch: int, health: ClusterHealth, *more: str) -> None:
+        """Prints an epoch's health, adds it to its row of the log, and warns where it is bad.
+
+        A warning is said when it comes up, and again after the last epoch.
+        """
+        self._columns = health.columns()
+        told = ", ".join([str(health), *more])
+        self.say(f"{self.stage} epoch {epoch + 1}/{self.config.epochs}: {told}")
+        warnings = health.warnings(self.stage)
+        for kind, warning in warnings.items():
+            if kind not in self._warned or epoch + 1 == self.config.epochs:
+                self.say(f"{self.stage}: warning: {warning}")
+        self._warned = set(warnings)
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -190,6 +211,7 @@ class TrainingSession:
                 f"lower --learning-rate and begin again with --restart"
             )
         row = {"epoch": epoch + 1, **{name: round(value, 6) for name, value in means.items()}}
+        row |= self._columns
         row |= {"images_per_second": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
         self.history.append(row)
         rows = [tuple(past.values()) for past in self.history]

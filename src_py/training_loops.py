@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src_py.budget import fit_schedule
 from src_py.hardware import Hardware
+from src_py.health import ClusterCounts
 from src_py.loaders import ImageLoader, number_of_batches, ordered_batches, shuffled_batches
-from src_py.losses import ScanLoss, nt_xent, scan_loss, self_label_loss
-from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
+from src_py.losses import UNRELIABLE, ScanLoss, info_nce, nt_xent, scan_loss, self_label_loss
+from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel, KeyQueue
+from src_py.neighbor_pairs import NeighborPairs
+from src_py.prototypes import start_at_prototypes
+from src_py.reliable import reliable_labels
 from src_py.session import TrainingSession
 from src_py.transforms import augment, normalize, to_float
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the pixels, per channel
+HELD_OUT = 10  # one of so many images is not an anchor when heads are trained, but judges them
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
 
 
@@ -31,18 +37,22 @@ def train_simclr(
     Args:
         config: a SimCLRConfig.
     """
+
+    def loss_of(trial: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+        return simclr_loss(trial, batch, statistics, config, generator, session.hardware)
+
+    fit_schedule(model, images, config, session, loss_of)
     optimizer = sgd(model, config)
-    steps = number_of_batches(len(images), config.batch_size)
-    peak = config.learning_rate * min(config.batch_size, len(images)) / PAPER_BATCH
+    count = images_per_epoch(len(images), config)
+    schedule = PretextSchedule(config, count)
     model.train()
-    for epoch in session.epochs(config.epochs, len(images), model=model, optimizer=optimizer):
+    for epoch in session.epochs(
+        config.epochs, images_per_epoch(len(images), config), model=model, optimizer=optimizer
+    ):
         generator = session.generator(epoch)
-        batches = shuffled_batches(len(images), config.batch_size, generator)
-        for step, (_, batch) in enumerate(images.batches(batches), start=epoch * steps):
-            progress = step / (config.epochs * steps)
-            set_learning_rate(
-                optimizer, peak * warmup_cosine(progress, config.warmup_epochs / config.epochs)
-            )
+        batches = epoch_batches(len(images), config, generator)
+        for step, (_, batch) in enumerate(images.batches(batches)):
+            schedule.set(optimizer, epoch, step)
             loss = simclr_loss(model, batch, statistics, config, generator, session.hardware)
             descend(optimizer, loss)
             session.record(len(batch), loss=loss)
@@ -63,70 +73,181 @@ def simclr_loss(
     return nt_xent(*projections.chunk(2), config.temperature)
 
 
+def train_moco(
+    model: ContrastiveModel,
+    images: ImageLoader,
+    statistics: Statistics,
+    config: Any,
+    session: TrainingSession,
+) -> None:
+    """MoCo (He et al., 2020; both views ask and answer): keys from a moving average of the model.
+
+    Args:
+        config: a MoCoConfig.
+    """
+    hardware = session.hardware
+
+    def loss_of(trial: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+        return moco_loss(trial, target, queue, batch, statistics, config, generator, hardware)[0]
+
+    # The keys' batch statistics are their own: this copy stays in train() mode.
+    target = hardware.place(copy.deepcopy(model), config.compile).train()
+    queue = hardware.place(KeyQueue(min(config.queue_size, len(images)), config.projection_dim))
+    fit_schedule(model, images, config, session, loss_of)
+    optimizer = sgd(model, config)
+    count = images_per_epoch(len(images), config)
+    schedule = PretextSchedule(config, count)
+    model.train()
+    epochs = session.epochs(
+        config.epochs, count, model=model, target=target, queue=queue, optimizer=optimizer
+    )
+    for epoch in epochs:
+        generator = session.generator(epoch)
+        batches = epoch_batches(len(images), config, generator)
+        for step, (_, batch) in enumerate(images.batches(batches)):
+            schedule.set(optimizer, epoch, step)
+            loss, keys = moco_loss(
+                model, target, queue, batch, statistics, config, generator, hardware
+            )
+            descend(optimizer, loss)
+            update_average(target, model, config.target_decay, buffers=False)
+            queue.push(keys)
+            session.record(len(batch), loss=loss)
+
+
+def moco_loss(
+    model: nn.Module,
+    target: nn.Module,
+    queue: KeyQueue,
+    batch: Tensor,
+    statistics: Statistics,
+    config: Any,
+    generator: torch.Generator,
+    hardware: Hardware,
+) -> tuple[Tensor, Tensor]:
+    """The mean of both directions' losses, and the keys (2B, D), for (B, C, S, S) uint8."""
+    views = augment(torch.cat([batch, batch]), config.augment, generator, batch.shape[-1])
+    views = normalize(views, *statistics)
+    with hardware.autocast():
+        first, second = model(views).chunk(2)
+        with torch.no_grad():
+            keys = target(views)
+    first_keys, second_keys = keys.chunk(2)
+    loss = info_nce(first, second_keys, queue.keys, config.temperature)
+    loss = loss + info_nce(second, first_keys, queue.keys, config.temperature)
+    return loss / 2, keys
+
+
+class PretextSchedule:
+    """Linear warm-up to a peak in proportion to the batch, then half a cosine to zero."""
+
+    def __init__(self, config: Any, images: int) -> None:
+        """images: of one epoch."""
+        self.peak = config.learning_rate * min(config.batch_size, images) / PAPER_BATCH
+        self.steps = number_of_batches(images, config.batch_size)  # of one epoch
+        self.epochs = config.epochs
+        self.warmup = config.warmup_epochs / config.epochs
+
+    def set(self, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
+        progress = (epoch + step / self.steps) / self.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = self.peak * warmup_cosine(progress, self.warmup)
+
+
 def train_heads(
-    features: Tensor, neighbors: Tensor, config: Any, session: TrainingSession
+    features: Tensor, pairs: NeighborPairs, config: Any, session: TrainingSession
 ) -> ClusterHeads:
-    """Trains many cluster heads on stored features and keeps those of lowest SCAN loss.
+    """Trains many cluster heads on stored features and keeps those of lowest held-out SCAN loss.
 
     Takes seconds, where an epoch of the network takes minutes, and avoids what one unlucky
     initialisation costs.
 
     Args:
         features: (N, D) float32, as the backbone gives them.
-        neighbors: (N, k) int64.
         config: a ScanConfig.
     """
     generator = session.generator(epoch=-1)
     heads = ClusterHeads(features.shape[1], config.clusters, config.candidate_heads)
     heads.to(features.device)
+    if config.prototypes:
+        start_at_prototypes(heads, features, range(0, config.candidate_heads, 2), config.seed)
     optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate)
-    batch_size = max(config.batch_size, 512)
+    order = torch.randperm(len(features), generator=generator, device=generator.device)
+    held_out, trained = order.tensor_split([len(order) // HELD_OUT])
     for _ in range(config.head_epochs):
-        for anchors in shuffled_batches(len(features), batch_size, generator):
-            pairs = torch.cat([anchors, draw_neighbors(neighbors, anchors, generator)])
-            anchor_logits, neighbor_logits = heads(features[pairs]).chunk(2, dim=1)
+        for batch in shuffled_batches(len(trained), max(config.batch_size, 512), generator):
+            anchors = trained[batch]
+            rows = torch.cat([anchors, pairs.draw(anchors, generator)])
+            anchor_logits, neighbor_logits = heads(features[rows]).chunk(2, dim=1)
             loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight)
             descend(optimizer, loss.total.sum())
     with torch.no_grad():
-        totals = full_scan_loss(heads(features), neighbors, config.entropy_weight).total
-    best = totals.argsort()[: config.heads]
+        totals = pairs.loss(heads(features), config.entropy_weight, held_out).total
+    best = totals.argsort()[: config.heads].tolist()
     session.say(
-        f"heads: {len(totals)} trained on the stored features, "
-        f"losses {totals.min():.3f} to {totals.max():.3f}, {len(best)} go on"
+        f"heads: {len(totals)} trained on the stored features, held-out losses "
+        f"{totals.min():.3f} to {totals.max():.3f}, {len(best)} go on"
+        + (f", {sum(h % 2 == 0 for h in best)} from prototypes" if config.prototypes else "")
     )
-    return heads.keep(best.tolist())
+    return heads.keep(best)
 
 
 def train_scan(
     model: ClusteringModel,
     images: ImageLoader,
-    neighbors: Tensor,
+    pairs: NeighborPairs,
     statistics: Statistics,
     config: Any,
     session: TrainingSession,
-) -> None:
+) -> ClusteringModel:
     """SCAN: an image and one of its neighbors, drawn anew each time, belong to one cluster.
 
     Args:
-        neighbors: (N, k) int64 on the device.
         config: a ScanConfig.
+
+    Returns:
+        the trained classifier with all its heads: the moving average of the weights where
+        `ema_decay` asks for one, else `model`.
     """
+
+    def loss_of(trial: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+        pair = torch.cat([batch, batch])  # an image in the place of its neighbor costs the same
+        loss, _ = pair_loss(trial, pair, statistics, config, generator, session.hardware)
+        return loss.total.sum()
+
+    fit_schedule(model, images, config, session, loss_of)
+    average = moving_average(model, config, session.hardware)
     optimizer = adam(model, config)
     model.train()
-    for epoch in session.epochs(config.epochs, len(images), model=model, optimizer=optimizer):
+    epochs = session.epochs(
+        config.epochs,
+        images_per_epoch(len(images), config),
+        model=model,
+        average=average,
+        optimizer=optimizer,
+    )
+    for epoch in epochs:
         generator = session.generator(epoch)
-        batches = shuffled_batches(len(images), config.batch_size, generator)
+        counts = ClusterCounts(model.heads.heads, config.clusters, session.hardware.device)
+        totals = torch.zeros_like(counts.entropy)
+        anchors = epoch_batches(len(images), config, generator)
         # All drawn first, so that the views' random numbers do not depend on the kind of loader.
-        pairs = [torch.cat([a, draw_neighbors(neighbors, a, generator)]) for a in batches]
-        for _, batch in images.batches(pairs):
-            loss = pair_loss(model, batch, statistics, config, generator, session.hardware)
+        rows = [torch.cat([a, pairs.draw(a, generator)]) for a in anchors]
+        for _, batch in images.batches(rows):
+            loss, logits = pair_loss(model, batch, statistics, config, generator, session.hardware)
             descend(optimizer, loss.total.sum())
+            if config.ema_decay:
+                update_average(average, model, config.ema_decay)
+            counts.add(logits.detach())
+            totals += loss.total.detach()
             session.record(
                 len(batch) // 2,
                 loss=loss.total.mean(),
                 consistency=loss.consistency.mean(),
                 entropy=loss.entropy.mean(),
             )
+        session.report(epoch, counts.health(int(totals.argmin())))
+    return average
 
 
 def pair_loss(
@@ -136,18 +257,23 @@ def pair_loss(
     config: Any,
     generator: torch.Generator,
     hardware: Hardware,
-) -> ScanLoss:
-    """The SCAN loss of every head: `batch` holds the anchors, then a neighbor of each, uint8."""
+) -> tuple[ScanLoss, Tensor]:
+    """The SCAN loss of every head, and the anchors' logits (H, B, C).
+
+    Args:
+        batch: (2B, C, S, S) uint8, the anchors and then a neighbor of each.
+    """
     views = augment(batch, config.augment, generator, batch.shape[-1])
     with hardware.autocast():
         logits = model(normalize(views, *statistics))  # (H, 2B, C)
-    return scan_loss(*logits.chunk(2, dim=1), config.entropy_weight)
+    anchor_logits, neighbor_logits = logits.chunk(2, dim=1)
+    return scan_loss(anchor_logits, neighbor_logits, config.entropy_weight), anchor_logits
 
 
 def keep_best_head(
     model: ClusteringModel,
     images: ImageLoader,
-    neighbors: Tensor,
+    pairs: NeighborPairs,
     statistics: Statistics,
     config: Any,
     session: TrainingSession,
@@ -155,7 +281,7 @@ def keep_best_head(
     """The classifier with the one head whose SCAN loss over the whole set is lowest: no labels."""
     batches = infer(model, images, statistics, session.hardware, config.batch_size)
     logits = torch.cat(list(batches), dim=1)  # (H, N, C)
-    totals = full_scan_loss(logits, neighbors, config.entropy_weight).total
+    totals = pairs.loss(logits, config.entropy_weight).total
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
     return ClusteringModel(model.backbone, model.heads.keep([best]))
@@ -164,58 +290,89 @@ def keep_best_head(
 def train_self_label(
     model: ClusteringModel,
     images: ImageLoader,
+    neighbors: Tensor,
     statistics: Statistics,
     config: Any,
     session: TrainingSession,
 ) -> ClusteringModel:
-    """Self-labelling: confident predictions on a weak view teach the strong view.
+    """Self-labelling: predictions that can be relied upon teach a strong view of their image.
+
+    An image's label is what its confident prediction on a weak view says. With `reliable_share`,
+    images whose neighbors agree with them have a label from the first step on, which a pass over
+    all images renews every `refresh_epochs` (after SPICE, Niu et al., 2022).
 
     Args:
         model: with one head.
+        neighbors: (N, k) int64 on the device.
         config: a SelfLabelConfig.
 
     Returns:
         the final classifier: the EMA teacher where there is one, else `model`.
     """
-    teacher = model
-    if config.ema_decay:
-        teacher = session.hardware.place(copy.deepcopy(model), config.compile)
+    hardware = session.hardware
+
+    def loss_of(trial: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+        none = labels.reliable[: len(batch)]
+        return pseudo_label_loss(
+            trial, trial, batch, none, statistics, config, generator, hardware
+        )[0]
+
+    labels = Labels(len(images), hardware.device)
+    fit_schedule(model, images, config, session, loss_of)
+    teacher = moving_average(model, config, hardware)
     optimizer = adam(model, config)
     epochs = session.epochs(
-        config.epochs, len(images), model=model, teacher=teacher, optimizer=optimizer
+        config.epochs,
+        images_per_epoch(len(images), config),
+        model=model,
+        teacher=teacher,
+        optimizer=optimizer,
+        labels=labels,
     )
     for epoch in epochs:
         generator = session.generator(epoch)
-        counts = torch.zeros(model.heads.clusters, device=session.hardware.device)
-        for _, batch in images.batches(shuffled_batches(len(images), config.batch_size, generator)):
-            loss, kept, clusters = pseudo_label_loss(
-                model, teacher, batch, statistics, config, generator, session.hardware
+        counts = ClusterCounts(1, model.heads.clusters, hardware.device)
+        if config.reliable_share and epoch % config.refresh_epochs == 0:
+            batches = infer(teacher, images, statistics, hardware, config.batch_size)
+            probabilities = torch.cat([logits[0] for logits in batches]).softmax(dim=1)
+            labels.reliable = reliable_labels(probabilities, neighbors, config.reliable_share)
+        for rows, batch in images.batches(epoch_batches(len(images), config, generator)):
+            known = labels.reliable[rows]
+            loss, kept, logits = pseudo_label_loss(
+                model, teacher, batch, known, statistics, config, generator, hardware
             )
             # With no pseudo-label there is nothing to learn from in this step. The fused optimizer
             # then leaves weights and moments as they are, without the host having to ask.
             optimizer.found_inf = (kept == 0).float()
-            if session.hardware.device.type != "mps" or kept > 0:  # MPS does not look at it
+            if hardware.device.type != "mps" or kept > 0:  # MPS does not look at it
                 descend(optimizer, loss)
             if config.ema_decay:
                 update_average(teacher, model, config.ema_decay)
-            counts.index_add_(0, clusters, torch.ones_like(clusters, dtype=counts.dtype))
-            session.record(
-                len(batch), loss=loss, confident=kept / len(batch), skipped_steps=kept == 0
-            )
-        alive = int((counts > 0).sum())
-        session.say(
-            f"selflabel epoch {epoch + 1}/{config.epochs}: "
-            f"{session.mean('confident'):.1%} confident, "
-            f"{alive} of {len(counts)} clusters alive, "
-            f"{session.total('skipped_steps'):.0f} steps skipped"
-        )
+            counts.add(logits)
+            session.record(len(batch), loss=loss, kept=kept / len(batch), skipped_steps=kept == 0)
+        health = counts.health(reliable=session.mean("kept"))
+        session.report(epoch, health, f"{session.total('skipped_steps'):.0f} steps skipped")
     return teacher
+
+
+class Labels:
+    """The reliable labels that hold until they are renewed, as a part of what is resumed."""
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self.reliable = torch.full((images,), UNRELIABLE, device=device)  # (N,) int64
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"reliable": self.reliable}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.reliable = state["reliable"].to(self.reliable.device)
 
 
 def pseudo_label_loss(
     model: nn.Module,
     teacher: nn.Module,
     batch: Tensor,
+    reliable: Tensor,
     statistics: Statistics,
     config: Any,
     generator: torch.Generator,
@@ -223,20 +380,25 @@ def pseudo_label_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The self-labelling loss of a batch (B, C, S, S) uint8.
 
+    Args:
+        reliable: (B,) int64, a reliable label or UNRELIABLE.
+
     Returns:
-        loss (scalar), kept samples (0-dim), and the cluster that the teacher gives each image (B,).
+        loss (scalar), images with a label (0-dim), and the teacher's logits (1, B, C).
     """
     size = batch.shape[-1]
     weak = augment(batch, config.weak_augment, generator, size)
     strong = augment(batch, config.strong_augment, generator, size)
     teacher.eval()
     with hardware.autocast(), torch.no_grad():
-        weak_logits = teacher(normalize(weak, *statistics))[0]
+        weak_logits = teacher(normalize(weak, *statistics))
     model.train()
     with hardware.autocast():
         strong_logits = model(normalize(strong, *statistics))[0]
-    loss, kept = self_label_loss(weak_logits, strong_logits, config.threshold, config.balanced)
-    return loss, kept, weak_logits.argmax(dim=1)
+    loss, kept = self_label_loss(
+        weak_logits[0], strong_logits, config.threshold, config.balanced, reliable
+    )
+    return loss, kept, weak_logits
 
 
 @torch.no_grad()
@@ -255,26 +417,15 @@ def infer(
         yield outputs.float()
 
 
-def full_scan_loss(logits: Tensor, neighbors: Tensor, entropy_weight: float) -> ScanLoss:
-    """The SCAN loss of every head over the whole set and all its neighbor pairs.
-
-    Args:
-        logits: (H, N, C) float32.
-        neighbors: (N, k) int64.
-
-    Returns:
-        terms of shape (H,).
-    """
-    per_column = [scan_loss(logits, logits[:, column], entropy_weight) for column in neighbors.T]
-    return ScanLoss(*(torch.stack(terms).mean(dim=0) for terms in zip(*per_column, strict=True)))
+def images_per_epoch(size: int, config: Any) -> int:
+    return min(config.images_per_epoch or size, size)
 
 
-def draw_neighbors(neighbors: Tensor, anchors: Tensor, generator: torch.Generator) -> Tensor:
-    """One neighbor of each anchor, uniformly: (N, k) and (B,) -> (B,)."""
-    columns = torch.randint(
-        neighbors.shape[1], anchors.shape, generator=generator, device=anchors.device
-    )
-    return neighbors[anchors, columns]
+def epoch_batches(size: int, config: Any, generator: torch.Generator) -> list[Tensor]:
+    """The shuffled batches of one epoch: all images, or `images_per_epoch` of them."""
+    count = images_per_epoch(size, config)
+    order = torch.randperm(size, generator=generator, device=generator.device)[:count]
+    return list(order.tensor_split(number_of_batches(count, config.batch_size)))
 
 
 def warmup_cosine(progress: float, warmup: float) -> float:
@@ -284,18 +435,27 @@ def warmup_cosine(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+def moving_average(model: nn.Module, config: Any, hardware: Hardware) -> nn.Module:
+    """A copy of the model for `update_average`; the model itself where there is no EMA."""
+    if not config.ema_decay:
+        return model
+    return hardware.place(copy.deepcopy(model), config.compile)
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay x average + (1 - decay) x model; batch statistics are copied."""
+def update_average(
+    average: nn.Module, model: nn.Module, decay: float, buffers: bool = True
+) -> None:
+    """average <- decay x average + (1 - decay) x model.
+
+    Args:
+        buffers: whether the batch statistics are copied.
+    """
     parameters = [list(module.parameters()) for module in (average, model)]
     torch._foreach_lerp_(*parameters, 1 - decay)
-    for mean, current in zip(average.buffers(), model.buffers(), strict=True):
-        mean.copy_(current)
+    if buffers:
+        for mean, current in zip(average.buffers(), model.buffers(), strict=True):
+            mean.copy_(current)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

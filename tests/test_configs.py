@@ -9,16 +9,18 @@ import pytest
 
 from configs.base_config import as_flag, parse
 from configs.config_extract_features import ExtractFeaturesConfig
+from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from configs.presets import PRESETS
+from configs.presets import BEST, PRESETS
 from src_py.errors import UserError
 from src_py.run_files import RunFiles, as_plain, write_json
 from tests.conftest import PROJECT
 
 STAGES = {
     "simclr": SimCLRConfig,
+    "moco": MoCoConfig,
     "extract_features": ExtractFeaturesConfig,
     "scan": ScanConfig,
     "selflabel": SelfLabelConfig,
@@ -51,10 +53,19 @@ def test_command_line_overrides_the_preset(command_line):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_fits_every_stage(command_line, stage, preset, tmp_path):
-    config = command_line(stage, "--preset", preset, "--data", str(tmp_path))
-    for name, value in PRESETS[preset].stage(stage).items():
+@pytest.mark.parametrize("recipe", ["paper", "best"])
+def test_every_preset_fits_every_stage(command_line, stage, preset, recipe, tmp_path):
+    config = command_line(stage, "--preset", preset, "--recipe", recipe, "--data", str(tmp_path))
+    for name, value in PRESETS[preset].stage(stage, recipe).items():
         assert getattr(config, name) == value
+
+
+def test_the_paper_recipe_adds_nothing(command_line):
+    scan, paper = (command_line("scan", "--recipe", recipe) for recipe in ("best", "paper"))
+    assert scan.mutual and scan.prototypes and scan.head_epochs == BEST["scan"]["head_epochs"]
+    assert not (paper.mutual or paper.prototypes or paper.head_epochs or paper.ema_decay)
+    paper = command_line("selflabel", "--recipe", "paper")
+    assert not (paper.ema_decay or paper.reliable_share)
 
 
 def test_the_run_is_named_after_the_folder_or_the_preset(command_line, tmp_path):
@@ -64,9 +75,12 @@ def test_the_run_is_named_after_the_folder_or_the_preset(command_line, tmp_path)
 
 
 def test_a_run_remembers_its_preset_and_options(command_line):
-    write_json(RunFiles("mine").data, {"preset": "cifar10", "settings": {"root": None}})
+    remembered = {"preset": "cifar10", "recipe": "paper", "minutes": 9.0}
+    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
     first = command_line("scan", "--run", "mine", "--clusters", "7")
-    assert first.preset == "cifar10"
+    assert (first.preset, first.recipe, first.minutes) == ("cifar10", "paper", 9.0)
+    with pytest.raises(UserError, match="begun with --recipe paper"):
+        command_line("scan", "--run", "mine", "--recipe", "best")
     write_json(RunFiles("mine").config("scan"), {"made_from": "", "config": as_plain(first)})
     again = command_line("scan", "--run", "mine")
     assert again == first
@@ -93,6 +107,9 @@ def test_a_configuration_survives_json(command_line):
         ("simclr", ["--augment.flip", "2"], ["flip", "2"]),
         ("simclr", ["--temperature", "0"], ["--temperature"]),
         ("selflabel", ["--threshold", "1"], ["--threshold"]),
+        ("selflabel", ["--minutes", "0"], ["--minutes 0", "above 0"]),
+        ("scan", ["--recipe", "bset"], ["--recipe", "bset"]),
+        ("moco", ["--queue-size", "0"], ["--queue-size 0", "at least 1"]),
     ],
 )
 def test_wrong_options_end_in_one_line(command_line, stage, arguments, words):
@@ -105,7 +122,8 @@ def test_wrong_options_end_in_one_line(command_line, stage, arguments, words):
 
 def test_another_preset_or_folder_for_a_run_is_refused(command_line, tmp_path):
     settings = {"root": str(tmp_path / "photos")}
-    write_json(RunFiles("mine").data, {"preset": "folder", "settings": settings})
+    remembered = {"preset": "folder", "recipe": "best", "settings": settings}
+    write_json(RunFiles("mine").data, remembered)
     with pytest.raises(UserError, match="choose another --run"):
         command_line("scan", "--run", "mine", "--preset", "digits")
     with pytest.raises(UserError, match="was begun with the images in"):
@@ -128,7 +146,7 @@ def test_configurations_do_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    "script", ["simclr", "extract_features", "scan", "selflabel", "evaluate", "predict"]
+    "script", ["simclr", "moco", "extract_features", "scan", "selflabel", "evaluate", "predict"]
 )
 def test_help_names_every_option(run_script, script):
     text = run_script(f"{script}.py", "--help").stdout

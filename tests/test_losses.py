@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from src_py.losses import nt_xent, scan_loss, self_label_loss
+from src_py.losses import UNRELIABLE, info_nce, nt_xent, scan_loss, self_label_loss
 
 KINDS = st.sampled_from(["normal", "extreme", "duplicated", "constant"])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -306,6 +306,39 @@ def test_self_label_loss_ignores_order_and_dropped_samples():
     extended = self_label_loss(unsure, torch.cat([strong, torch.full((3, 4), 1e3)]), 0.9)
     assert_close(extended.loss, expected, 1e-12)
     assert extended.kept == kept
+
+
+def test_a_reliable_label_holds_whatever_the_weak_view_says():
+    weak = torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
+    strong = draw(13, "normal", 3, 2)
+    reliable = torch.tensor([1, 0, UNRELIABLE])
+    loss, kept = self_label_loss(weak, strong, 0.9, balanced=False, reliable=reliable)
+    expected = torch.nn.functional.cross_entropy(strong, torch.tensor([1, 0, 1]))
+    assert_close(loss, expected, 1e-12)
+    assert kept.item() == 3
+
+
+# ---- MoCo --------------------------------------------------------------------------------------
+
+
+def test_info_nce_equals_the_formula():
+    queries, keys = draw(14, "normal", 4, 3).requires_grad_(), draw(15, "normal", 4, 3)
+    queue = torch.nn.functional.normalize(draw(16, "normal", 5, 3), dim=1)
+    total = 0.0
+    for i in range(4):
+        query = queries[i].detach() / queries[i].detach().norm()
+        candidates = [key / key.norm() for key in keys] + list(queue)
+        scores = [math.exp(float(query @ candidate) / 0.2) for candidate in candidates]
+        total -= math.log(scores[i] / sum(scores)) / 4
+    loss = info_nce(queries, keys, queue, 0.2)
+    assert_close(loss, total, 1e-9)
+    assert_finite_gradients(loss, queries)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_info_nce_refuses_a_temperature_that_is_not_positive(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        info_nce(torch.ones(2, 3), torch.ones(2, 3), torch.ones(4, 3), temperature)
 
 
 # ---- all three -------------------------------------------------------------------------------

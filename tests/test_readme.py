@@ -9,9 +9,11 @@ import sys
 import pytest
 
 from configs.base_config import parse
+from configs.config_ablation import AblationConfig
 from configs.config_benchmark import BenchmarkConfig
 from configs.config_evaluate import EvaluateConfig
 from configs.config_extract_features import ExtractFeaturesConfig
+from configs.config_moco import MoCoConfig
 from configs.config_predict import PredictConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
@@ -21,12 +23,14 @@ from tests.conftest import PROJECT
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 CONFIGS = {
     "simclr": SimCLRConfig,
+    "moco": MoCoConfig,
     "extract_features": ExtractFeaturesConfig,
     "scan": ScanConfig,
     "selflabel": SelfLabelConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "benchmark": BenchmarkConfig,
+    "ablation": AblationConfig,
 }
 BLOCKS = re.findall(r"^```\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [

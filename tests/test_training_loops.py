@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py import training_loops
 from src_py.hardware import choose_hardware
 from src_py.loaders import ResidentImages
-from src_py.losses import scan_loss
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.neighbor_pairs import NeighborPairs
 from src_py.session import TrainingSession
 
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
@@ -36,6 +37,7 @@ class Tiny:
         pixels = torch.randint(256, (self.size, 3, 8, 8), generator=random, dtype=torch.uint8)
         self.images = ResidentImages(pixels, CPU)
         self.neighbors = torch.randint(self.size, (self.size, 3), generator=random)
+        self.pairs = NeighborPairs.of(self.neighbors.numpy(), CPU)
 
 
 def session_for(config, stage):
@@ -63,6 +65,31 @@ def test_simclr_takes_any_size_and_batch(size, batch_size):
     assert session.history[-1]["epoch"] == 1
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 512])
+def test_moco_takes_any_batch_and_its_target_follows(batch_size):
+    config = MoCoConfig(
+        run="tiny", epochs=2, batch_size=batch_size, queue_size=16, projection_dim=16
+    )
+    torch.manual_seed(0)
+    model = ContrastiveModel(SPEC, 16)
+    before = weights(model)
+    session = session_for(config, "moco")
+    training_loops.train_moco(model, Tiny(33).images, STATISTICS, config, session)
+    assert torch.isfinite(weights(model)).all() and not torch.equal(weights(model), before)
+    assert [row["epoch"] for row in session.history] == [1, 2]
+
+
+def test_an_epoch_can_be_a_part_of_the_images():
+    config = SimCLRConfig(run="tiny", epochs=3, batch_size=8, images_per_epoch=20)
+    session = session_for(config, "simclr")
+    seen = []
+    session.record = lambda images, **_: seen.append(images)
+    training_loops.train_simclr(
+        ContrastiveModel(SPEC, 16), Tiny().images, STATISTICS, config, session
+    )
+    assert sum(seen) == 60 and max(seen) <= 8
+
+
 @pytest.mark.parametrize("batch_size", [5, 512])
 @pytest.mark.parametrize("heads", [1, 3])
 def test_scan_trains_every_head_and_the_backbone(batch_size, heads):
@@ -70,11 +97,11 @@ def test_scan_trains_every_head_and_the_backbone(batch_size, heads):
     tiny, model = Tiny(), classifier(heads=heads)
     before = {name: value.clone() for name, value in model.named_parameters()}
     session = session_for(config, "scan")
-    training_loops.train_scan(model, tiny.images, tiny.neighbors, STATISTICS, config, session)
+    training_loops.train_scan(model, tiny.images, tiny.pairs, STATISTICS, config, session)
     moved = {name for name, value in model.named_parameters() if not value.equal(before[name])}
     assert "backbone.conv1.weight" in moved and "heads.linear.weight" in moved
     best = training_loops.keep_best_head(
-        model, tiny.images, tiny.neighbors, STATISTICS, config, session
+        model, tiny.images, tiny.pairs, STATISTICS, config, session
     )
     assert best.heads.heads == 1
 
@@ -86,29 +113,45 @@ def test_the_head_of_lowest_loss_is_kept():
         model.heads.linear.bias.copy_(torch.tensor([9.0, -9, 0, 0, 9, -9]))  # only the middle
     config = ScanConfig(run="tiny", clusters=2, heads=3)
     best = training_loops.keep_best_head(
-        model, tiny.images, tiny.neighbors, STATISTICS, config, session_for(config, "scan")
+        model, tiny.images, tiny.pairs, STATISTICS, config, session_for(config, "scan")
     )
     assert best.heads.linear.bias.tolist() == [0, 0]
 
 
-def test_heads_on_stored_features_find_separate_groups():
+@pytest.mark.parametrize("prototypes", [False, True])
+def test_heads_on_stored_features_find_separate_groups(prototypes):
     random = torch.Generator().manual_seed(0)
     groups = torch.arange(60) % 3
     features = torch.eye(3)[groups] * 4 + torch.randn(60, 3, generator=random) * 0.1
     neighbors = torch.stack([(torch.arange(60) + 3 * step) % 60 for step in (1, 2, 3)], dim=1)
-    config = ScanConfig(run="tiny", clusters=3, heads=2, candidate_heads=5, head_epochs=60)
-    heads = training_loops.train_heads(features, neighbors, config, session_for(config, "scan"))
+    config = ScanConfig(
+        run="tiny", clusters=3, heads=2, candidate_heads=5, head_epochs=60, prototypes=prototypes
+    )
+    pairs = NeighborPairs.of(neighbors.numpy(), CPU)
+    heads = training_loops.train_heads(features, pairs, config, session_for(config, "scan"))
     assert heads.heads == 2
     found = heads(features)[0].argmax(dim=1)
     assert len({(int(g), int(f)) for g, f in zip(groups, found, strict=True)}) == 3
 
 
-def test_full_scan_loss_is_the_mean_over_neighbor_columns():
-    logits = torch.randn(2, 10, 4)
-    neighbors = torch.randint(10, (10, 3))
-    full = training_loops.full_scan_loss(logits, neighbors, 5.0)
-    each = [scan_loss(logits[1], logits[1][neighbors[:, column]], 5.0) for column in range(3)]
-    torch.testing.assert_close(full.total[1], torch.stack([e.total for e in each]).mean())
+def test_scan_returns_the_moving_average_where_one_is_asked_for():
+    config = ScanConfig(run="tiny", epochs=1, batch_size=8, heads=1, clusters=3, ema_decay=0.5)
+    tiny, model = Tiny(), classifier(heads=1)
+    session = session_for(config, "scan")
+    average = training_loops.train_scan(model, tiny.images, tiny.pairs, STATISTICS, config, session)
+    assert average is not model and not torch.equal(weights(average), weights(model))
+
+
+def test_reliable_labels_teach_although_no_prediction_is_confident(capsys):
+    config = SelfLabelConfig(
+        run="tiny", epochs=2, batch_size=16, threshold=0.999999, reliable_share=0.5
+    )
+    tiny, model = Tiny(), classifier(heads=1)
+    before = weights(model)
+    session = session_for(config, "selflabel")
+    training_loops.train_self_label(model, tiny.images, tiny.neighbors, STATISTICS, config, session)
+    assert not torch.equal(weights(model), before)
+    assert 0 < session.history[0]["reliable"] <= 0.5
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -119,10 +162,12 @@ def test_self_label_counts_a_step_without_pseudo_labels_and_goes_on(ema_decay, c
     model = classifier(heads=1)
     before = weights(model)
     session = session_for(config, "selflabel")
-    final = training_loops.train_self_label(model, Tiny().images, STATISTICS, config, session)
+    final = training_loops.train_self_label(
+        model, Tiny().images, Tiny().neighbors, STATISTICS, config, session
+    )
     assert torch.equal(weights(final), before)
     said = capsys.readouterr().out
-    assert "epoch 2/2: 0.0% confident" in said
+    assert "epoch 2/2: 0.0% reliable" in said
     assert "2 steps skipped" in said
 
 
@@ -132,11 +177,13 @@ def test_self_label_learns_from_confident_samples(ema_decay, capsys):
     model = classifier(heads=1)
     before = weights(model)
     session = session_for(config, "selflabel")
-    final = training_loops.train_self_label(model, Tiny().images, STATISTICS, config, session)
+    final = training_loops.train_self_label(
+        model, Tiny().images, Tiny().neighbors, STATISTICS, config, session
+    )
     assert (final is model) == (ema_decay == 0)
     assert not torch.equal(weights(final), before)
     said = capsys.readouterr().out
-    assert "100.0% confident" in said and "of 3 clusters alive" in said
+    assert "100.0% reliable" in said and "of 3 clusters alive" in said
 
 
 def test_infer_leaves_batch_statistics_alone_and_does_not_depend_on_the_batch():
@@ -150,15 +197,6 @@ def test_infer_leaves_batch_statistics_alone_and_does_not_depend_on_the_batch():
     )
     torch.testing.assert_close(whole, parts, rtol=0.02, atol=0.02)  # bfloat16 where there is
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
-
-
-def test_drawn_neighbors_are_neighbors_and_all_are_drawn():
-    neighbors = torch.randint(100, (10, 4))
-    generator = torch.Generator().manual_seed(0)
-    anchors = torch.arange(10).repeat(200)
-    drawn = training_loops.draw_neighbors(neighbors, anchors, generator)
-    for anchor in range(10):
-        assert set(drawn[anchors == anchor].tolist()) == set(neighbors[anchor].tolist())
 
 
 def test_cosine_schedule_rises_then_falls_to_zero():
@@ -176,3 +214,6 @@ def test_the_average_moves_by_one_minus_decay():
     training_loops.update_average(average, model, decay=0.9)
     torch.testing.assert_close(average.weight.data, torch.full((2,), 0.1))
     assert average.running_mean.tolist() == [7, 7]
+    average.running_mean.zero_()
+    training_loops.update_average(average, model, decay=0.9, buffers=False)
+    assert average.running_mean.tolist() == [0, 0]

@@ -1,0 +1,30 @@
+"""Compares recipes, and what each part of the best one is worth, over several seeds.
+
+    python ablation.py --preset digits --recipes paper,best --seeds 0,1,2,3,4
+    python ablation.py --preset digits --recipes best --variants no-mutual,no-reliable --seeds 0,1
+
+Runs the four stages and evaluate.py for every setting and seed; what is done already is not done
+again. Leaves results/<preset>/<setting>/seed<N>/ (scores, logs, configurations, device, duration)
+and results/<preset>/table.md.
+"""
+
+from pathlib import Path
+
+from configs.base_config import run_script
+from configs.config_ablation import AblationConfig
+
+
+def main(config: AblationConfig) -> None:
+    from src_py.ablation import as_table, run_setting, summarize
+
+    out = config.out or Path("results") / config.preset
+    for seed in map(int, config.seeds.split(",")):
+        for setting in config.settings:
+            run_setting(config, setting, seed, out / setting / f"seed{seed}")
+    table = as_table(summarize(out))
+    (out / "table.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    run_script(AblationConfig, "ablation", main, __doc__)

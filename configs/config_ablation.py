@@ -1,0 +1,49 @@
+"""Options of ablation.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from configs.base_config import BaseConfig, as_flag
+from configs.presets import BEST_RECIPE, PAPER_RECIPE
+from src_py.errors import UserError
+
+# What is taken away from the recipe 'best', or exchanged in it: options of each script.
+VARIANTS = {
+    "moco": {},  # moco.py in the place of simclr.py
+    "no-mutual": {"scan": ["--no-mutual"]},
+    "no-prototypes": {"scan": ["--no-prototypes"]},
+    "no-heads-first": {"scan": ["--no-prototypes", "--head-epochs", "0"]},
+    "no-reliable": {"selflabel": ["--reliable-share", "0"]},
+    "no-teacher": {"selflabel": ["--ema-decay", "0"]},
+}
+
+
+@dataclass
+class AblationConfig(BaseConfig):
+    recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
+    variants: str = ""  # of the recipe best: moco, no-mutual, no-prototypes, no-heads-first,
+    # no-reliable, no-teacher; separated by commas
+    seeds: str = "0,1,2"  # separated by commas
+    simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"
+    scan: str = ""  # options for scan.py
+    selflabel: str = ""  # options for selflabel.py
+    pixels: bool = False  # also score k-means on pixels
+    out: Path | None = None  # where the results go (default: results/<preset>)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_known("recipes", (PAPER_RECIPE, BEST_RECIPE))
+        self._require_known("variants", tuple(VARIANTS))
+        if not all(seed.isdigit() for seed in self.seeds.split(",")):
+            raise UserError(f"--seeds {self.seeds}: must be numbers separated by commas")
+
+    @property
+    def settings(self) -> list[str]:
+        """The names of what is compared."""
+        return [name for name in f"{self.recipes},{self.variants}".split(",") if name]
+
+    def _require_known(self, field: Literal["recipes", "variants"], known: tuple) -> None:
+        for name in filter(None, getattr(self, field).split(",")):
+            if name not in known:
+                raise UserError(f"{as_flag(field)} {name}: must be of {', '.join(known)}")

@@ -1,0 +1,17 @@
+"""Options of moco.py, the other pretext stage: those of simclr.py and two more."""
+
+from dataclasses import dataclass
+
+from configs.base_config import require_at_least, require_fraction
+from configs.config_simclr import SimCLRConfig
+
+
+@dataclass
+class MoCoConfig(SimCLRConfig):
+    queue_size: int = 4096  # keys of earlier batches that serve as negatives; at most the images
+    target_decay: float = 0.99  # of the moving average of the weights that makes the keys
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "queue_size")
+        require_fraction(self, "target_decay")

@@ -1,0 +1,42 @@
+"""The other pretext, in the place of simclr.py: MoCo, for large images or small batches.
+
+    python moco.py --data photos --run holiday --batch-size 64
+
+Leaves ckp/<run>/pretext.pt, as simclr.py does. Next: python extract_features.py --run <run>
+"""
+
+from configs.base_config import run_script
+from configs.config_moco import MoCoConfig
+from configs.presets import PRESETS
+
+
+def main(config: MoCoConfig) -> None:
+    # Imported here, so that --help and wrong options do not wait for torch.
+    import torch
+
+    from src_py.checkpoints import contrastive_content
+    from src_py.hardware import choose_hardware
+    from src_py.models import BackboneSpec, ContrastiveModel
+    from src_py.run_data import settle_images
+    from src_py.session import TrainingSession
+    from src_py.training_loops import train_moco
+
+    hardware = choose_hardware(config.device)
+    session = TrainingSession(config, "moco", hardware)
+    if session.is_finished:
+        return
+
+    settings, images = settle_images(config, PRESETS[config.preset], hardware)
+
+    torch.manual_seed(config.seed)
+    spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
+    model = hardware.place(ContrastiveModel(spec, config.projection_dim), config.compile)
+
+    train_moco(model, images, (settings.mean, settings.std), config, session)
+
+    path = session.finish(contrastive_content(model))
+    print(f"{path} written; next: python extract_features.py --run {config.run}")
+
+
+if __name__ == "__main__":
+    run_script(MoCoConfig, "moco", main, __doc__)

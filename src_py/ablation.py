@@ -1,0 +1,134 @@
+"""Whole runs of the four stages, by setting and seed, and the table of their scores."""
+
+import json
+import platform
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from configs.config_ablation import VARIANTS
+from configs.presets import BEST_RECIPE, PAPER_RECIPE
+from src_py.errors import UserError
+from src_py.run_files import RunFiles, read_json, write_json
+
+STAGES = ("simclr", "extract_features", "scan", "selflabel")
+SCORES = ("acc", "nmi", "ari")
+# What the pretext and the mining leave: a variant that changes only later stages begins with it.
+SHARED = ("data.json", "simclr.json", "pretext.pt", "extract_features.json")
+SHARED += ("features.npy", "neighbors.npy", "rows.csv")
+
+
+def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
+    """Trains and scores one setting with one seed, unless `out` has its scores already.
+
+    Args:
+        config: an AblationConfig.
+        setting: a recipe, or a variant of the best one.
+
+    Raises:
+        UserError: when a stage fails; its own message is printed before.
+    """
+    if (out / "evaluation.json").exists():
+        print(f"{setting}, seed {seed}: done already ({out})")
+        return
+    files = RunFiles(f"{out.parent.parent.name}-{setting}-seed{seed}")
+    recipe = PAPER_RECIPE if setting == PAPER_RECIPE else BEST_RECIPE
+    pretext = "moco" if setting == "moco" else "simclr"
+    shares_pretext = setting in VARIANTS and pretext == "simclr"
+    if shares_pretext:
+        _copy_pretext(RunFiles(files.run.replace(setting, BEST_RECIPE)), files)
+    started = time.monotonic()
+    for stage in STAGES:
+        if shares_pretext and stage in STAGES[:2]:
+            continue
+        options = ["--run", files.run, "--device", config.device]
+        if stage == "simclr":
+            options += ["--preset", config.preset, "--recipe", recipe, "--loading", config.loading]
+            options += ["--data", str(config.data)] if config.data else []
+        if stage != "extract_features":
+            options += ["--seed", str(seed), *shlex.split(getattr(config, stage))]
+        options += VARIANTS.get(setting, {}).get(stage, [])
+        _run(pretext if stage == "simclr" else stage, options)
+    seconds = time.monotonic() - started
+    _run("evaluate", ["--run", files.run, *(["--pixels"] if config.pixels else [])])
+    _keep(files, pretext, out, seconds)
+
+
+def summarize(out: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """All scores below `out`: setting -> method -> '<split> <score>' -> one value for each seed."""
+    found: dict = {}
+    for path in sorted(out.glob("*/seed*/evaluation.json")):
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        setting = found.setdefault(path.parent.parent.name, {})
+        for split in ("train", "test"):
+            for method, scores in evaluation.get(split, {}).items():
+                for score in SCORES:
+                    values = setting.setdefault(method, {}).setdefault(f"{split} {score}", [])
+                    values.append(scores[score])
+    return found
+
+
+def as_table(summary: dict) -> str:
+    """A Markdown table: mean and standard deviation over the seeds, and the worst seed."""
+    columns = [f"{split} {score}" for split in ("train", "test") for score in SCORES]
+    lines = [
+        f"| setting | method | seeds | {' | '.join(columns)} | worst acc |",
+        "|---" * (len(columns) + 4) + "|",
+    ]
+    for setting, methods in summary.items():
+        for method, scores in methods.items():
+            present = {name: scores.get(name) for name in columns}
+            accuracies = present["test acc"] or present["train acc"]
+            cells = [mean_and_spread(values) for values in present.values()]
+            lines.append(
+                f"| {setting} | {method} | {len(accuracies)} | {' | '.join(cells)} "
+                f"| {min(accuracies):.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def mean_and_spread(values: list[float] | None) -> str:
+    """'0.968 ± 0.003'; without spread for one value, '' for none."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _copy_pretext(source: RunFiles, target: RunFiles) -> None:
+    if not all((source.checkpoints / name).exists() for name in SHARED):
+        raise UserError(f"run '{source.run}' has no pretext to share: compare with best first")
+    target.checkpoints.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        shutil.copy2(source.checkpoints / name, target.checkpoints / name)
+
+
+def _run(script: str, options: list[str]) -> None:
+    project = Path(__file__).resolve().parent.parent
+    command = [sys.executable, str(project / f"{script}.py"), *options]
+    print(f"$ python {script}.py {shlex.join(options)}", flush=True)
+    status = subprocess.run(command).returncode
+    if status:
+        raise UserError(f"{script}.py ended with status {status}; the same command goes on")
+
+
+def _keep(files: RunFiles, pretext: str, out: Path, seconds: float) -> None:
+    """Copies what is worth keeping of a run. Paths of the images are cut to the folder's name."""
+    out.mkdir(parents=True, exist_ok=True)
+    for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png"):
+        shutil.copy2(log, out / log.name)
+    hardware = ""
+    for stage in (pretext, *STAGES[1:]):
+        stored = read_json(files.config(stage))
+        if stored["config"].get("data"):
+            stored["config"]["data"] = Path(stored["config"]["data"]).name
+        hardware = stored.get("hardware", hardware)
+        write_json(out / f"{stage}.json", stored)
+    machine = {"device": hardware, "processor": platform.processor() or platform.machine()}
+    write_json(out / "machine.json", machine | {"training_seconds": round(seconds, 1)})
+    shutil.copy2(files.evaluation, out / "evaluation.json")  # last: it says that all is there

@@ -1,0 +1,86 @@
+"""Schedules that fit a given number of minutes on the device at hand."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src_py.benchmarking import wait_for
+from src_py.loaders import ImageLoader, shuffled_batches
+from src_py.session import TrainingSession
+
+# Of the minutes for all four stages; what is left over goes to mining and to reading files.
+SHARES = {"simclr": 0.60, "moco": 0.60, "scan": 0.14, "selflabel": 0.14}
+START_UP = 20.0  # s that the four scripts take before they do anything
+PASSES_AFTER = {"simclr": 0.0, "moco": 0.0, "scan": 0.2, "selflabel": 0.2}  # of one epoch's time,
+# for what looks at all images without training: the choice of a head, the reliable labels
+MEASURED_SECONDS = 4.0
+AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
+WARMUP_SHARE = 0.1  # of the epochs, at most
+
+LossOf = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+
+
+def fit_schedule(
+    model: nn.Module, images: ImageLoader, config: Any, session: TrainingSession, loss_of: LossOf
+) -> None:
+    """Sets epochs and images per epoch so that the stage ends in its share of `config.minutes`.
+
+    The speed is measured on a copy of the model that is thrown away. Does nothing without
+    `minutes`, and nothing to a stage that goes on after an interruption.
+
+    Args:
+        config: a TrainingConfig; changed in place.
+        loss_of: loss of a model for a batch of images; a batch is `config.batch_size` images.
+    """
+    if config.minutes is None or session.is_resumable:
+        return
+    seconds = _seconds_per_image(model, images, config, session, loss_of)
+    share = SHARES[session.stage] * (60 * config.minutes - START_UP)
+    left = share - (time.monotonic() - session.started)
+    passes = left / (seconds * len(images)) - PASSES_AFTER[session.stage]
+    if session.stage in ("scan", "selflabel"):  # more than the preset's epochs only repeat
+        passes = min(passes, config.epochs)
+    least = config.batch_size / len(images)
+    passes = max(passes, least)
+    config.epochs = max(1, math.ceil(passes))
+    config.images_per_epoch = math.ceil(len(images) * min(1.0, passes / config.epochs))
+    if hasattr(config, "warmup_epochs"):
+        config.warmup_epochs = min(config.warmup_epochs, int(WARMUP_SHARE * config.epochs))
+    if getattr(config, "ema_decay", 0):
+        steps = config.epochs * math.ceil(config.images_per_epoch / config.batch_size)
+        config.ema_decay = max(0.0, min(config.ema_decay, 1 - 1 / (AVERAGE_SHARE * steps)))
+    session.say(
+        f"{session.stage}: {1 / seconds:,.0f} images/s measured; {config.epochs} epochs of "
+        f"{config.images_per_epoch:,} images fit into {max(left, 0):.0f} s "
+        f"of --minutes {config.minutes:g}"
+    )
+    session.settle_options()
+
+
+def _seconds_per_image(
+    model: nn.Module, images: ImageLoader, config: Any, session: TrainingSession, loss_of: LossOf
+) -> float:
+    trial = copy.deepcopy(model).train()
+    generator = session.generator(epoch=-2)
+    batches = shuffled_batches(len(images), config.batch_size, generator)
+    device = session.hardware.device
+    started, seen = time.monotonic(), 0
+    for step, (_, batch) in enumerate(images.batches(batches)):
+        loss_of(trial, batch, generator).backward()
+        wait_for(device)
+        if step == 0:  # the first step also sets up caches and kernels
+            started = time.monotonic()
+            continue
+        seen += len(batch)
+        if time.monotonic() - started > MEASURED_SECONDS:
+            break
+    if not seen:  # a single batch holds all images
+        loss_of(trial, batch, generator).backward()
+        wait_for(device)
+        seen = len(batch)
+    return (time.monotonic() - started) / seen

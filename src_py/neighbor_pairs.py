@@ -1,0 +1,73 @@
+"""The pairs that SCAN trains on: every image with the neighbors that may be drawn for it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src_py.losses import ScanLoss, scan_loss
+from src_py.neighbors import mutual_first
+
+
+@dataclass(frozen=True)
+class NeighborPairs:
+    """
+    Attributes:
+        neighbors: (N, k) int64, on the device.
+        counts: (N,) int64, how many of a row's first columns may be drawn, at least 1.
+    """
+
+    neighbors: Tensor
+    counts: Tensor
+
+    @staticmethod
+    def of(neighbors: np.ndarray, device: torch.device, mutual: bool = False) -> "NeighborPairs":
+        """
+        Args:
+            neighbors: (N, k), as mined.
+            mutual: leave out neighbors that do not have the image among their own.
+        """
+        counts = np.full(len(neighbors), neighbors.shape[1])
+        if mutual:
+            neighbors, counts = mutual_first(neighbors)
+        return NeighborPairs(
+            torch.from_numpy(neighbors).to(device), torch.from_numpy(counts).to(device)
+        )
+
+    def __len__(self) -> int:
+        return len(self.neighbors)
+
+    def draw(self, anchors: Tensor, generator: torch.Generator) -> Tensor:
+        """One neighbor of each anchor, uniformly: (B,) -> (B,)."""
+        fractions = torch.rand(anchors.shape, generator=generator, device=anchors.device)
+        # float32 can round up to the count itself.
+        last = self.counts[anchors] - 1
+        columns = (fractions * self.counts[anchors]).long().minimum(last)
+        return self.neighbors[anchors, columns]
+
+    def loss(
+        self, logits: Tensor, entropy_weight: float, anchors: Tensor | None = None
+    ) -> ScanLoss:
+        """The SCAN loss of every head over all pairs of the anchors.
+
+        Args:
+            logits: (H, N, C) float32 of all images.
+            anchors: (M,) int64; None is every image.
+
+        Returns:
+            terms of shape (H,).
+        """
+        if anchors is None:
+            anchors = torch.arange(len(self), device=logits.device)
+        consistency, pairs = torch.zeros(len(logits), device=logits.device), 0
+        for column in range(self.neighbors.shape[1]):
+            rows = anchors[self.counts[anchors] > column]
+            if len(rows):
+                others = logits[:, self.neighbors[rows, column]]
+                consistency += len(rows) * scan_loss(logits[:, rows], others, 0.0).consistency
+                pairs += len(rows)
+        chosen = logits[:, anchors]
+        entropy = scan_loss(chosen, chosen, 0.0).entropy
+        consistency = consistency / pairs
+        return ScanLoss(consistency - entropy_weight * entropy, consistency, entropy)

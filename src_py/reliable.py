@@ -1,0 +1,43 @@
+"""Which of a classifier's own predictions are worth learning from: no label is involved.
+
+A prediction is reliable when the image's neighbors get the same cluster and the classifier is
+confident. The best of each cluster are taken, the same number from all, so that an eager cluster
+cannot crowd out a modest one (as SPICE does, Niu et al., 2022, with its own measures).
+"""
+
+import torch
+from torch import Tensor
+
+from src_py.losses import UNRELIABLE
+
+
+def reliable_labels(probabilities: Tensor, neighbors: Tensor, share: float) -> Tensor:
+    """The cluster of each reliable image, and UNRELIABLE (-1) for the others: (N,) int64.
+
+    Args:
+        probabilities: (N, C) of all images.
+        neighbors: (N, k) int64.
+        share: of an equal cluster's N / C images, how many are taken at most from each cluster:
+            those with the highest product of confidence and agreement, where agreement is the mean
+            probability that the neighbors give to the image's cluster.
+    """
+    images, clusters = probabilities.shape
+    confidence, cluster = probabilities.max(dim=1)
+    agreement = torch.zeros_like(confidence)
+    for column in neighbors.T:  # one column at a time: (N, k, C) would be large
+        agreement += probabilities[column].gather(1, cluster[:, None])[:, 0]
+    merit = confidence * agreement / neighbors.shape[1]
+    # Ordered by cluster and, within it, by merit; the rank within the cluster is then the
+    # distance to the cluster's first row.
+    order = torch.argsort(merit, descending=True, stable=True)
+    order = order[torch.argsort(cluster[order], stable=True)]
+    sizes = torch.bincount(cluster, minlength=clusters)
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.arange(images, device=order.device) - starts[cluster[order]]
+    # At most `share` of the cluster's own images too: the doubtful half of a small cluster is
+    # doubtful all the same.
+    limit = (share * sizes.clamp(max=images / clusters)).long().clamp(min=1)
+    chosen = order[rank < limit[cluster[order]]]
+    labels = torch.full_like(cluster, UNRELIABLE)
+    labels[chosen] = cluster[chosen]
+    return labels

@@ -1,0 +1,49 @@
+"""ablation.py on a tiny set: every setting is run once, and the table has them all."""
+
+import json
+
+from src_py.ablation import as_table, mean_and_spread
+
+TINY = "--epochs 1 --batch-size 16"
+
+
+def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
+    arguments = [
+        "--data", class_tree, "--preset", "folder", "--variants", "no-mutual", "--seeds", "0,1",
+        f"--simclr={TINY} --width 4 --image-size 8",
+        f"--scan={TINY} --clusters 4 --candidate-heads 2 --heads 2",
+        f"--selflabel={TINY}", "--device", "cpu", "--out", "results/tiny",
+    ]  # fmt: skip
+    told = run_script("ablation.py", *arguments).stdout
+    out = tmp_path / "results" / "tiny"
+    table = (out / "table.md").read_text()
+    assert table in told
+    for setting in ("paper", "best", "no-mutual"):
+        assert f"| {setting} | selflabel | 2 |" in table
+        kept = out / setting / "seed1"
+        scan = json.loads((kept / "scan.json").read_text())["config"]
+        assert scan["seed"] == 1 and scan["mutual"] == (setting == "best")
+        assert json.loads((kept / "simclr.json").read_text())["config"]["data"] == "tree"
+        assert json.loads((kept / "machine.json").read_text())["training_seconds"] > 0
+        assert (kept / "selflabel.csv").exists()
+    assert "evaluate" not in run_script("ablation.py", *arguments).stdout
+
+
+def test_a_variant_needs_the_pretext_of_best(run_script, class_tree):
+    said = run_script(
+        "ablation.py", "--data", class_tree, "--preset", "folder", "--recipes", "",
+        "--variants", "no-mutual", "--seeds", "0", status=2,
+    ).stderr  # fmt: skip
+    assert "compare with best first" in said
+
+
+def test_unknown_settings_are_refused(run_script):
+    said = run_script("ablation.py", "--variants", "no-luck", status=2).stderr
+    assert "no-luck" in said and "no-mutual" in said
+
+
+def test_the_table_shows_spread_and_the_worst_seed():
+    scores = {"test acc": [0.9, 0.8], "train acc": [1.0, 1.0]}
+    table = as_table({"best": {"scan": scores}})
+    assert "| best | scan | 2 | 1.000 ± 0.000 |" in table and "| 0.800 |" in table
+    assert mean_and_spread([0.5]) == "0.500"
