@@ -56,7 +56,7 @@ def test_a_command_of_the_readme_is_understood(command, monkeypatch, tmp_path):
 
 
 def test_files_that_the_readme_names_exist():
-    for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
+    for path in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (PROJECT / path).exists(), path
 
 
@@ -94,6 +94,29 @@ def test_digits_figures_are_those_of_the_results(method):
 @pytest.mark.parametrize("method", ["kmeans_pixels", "kmeans", "scan", "selflabel"])
 def test_cifar_figures_are_those_of_the_results(method):
     assert cifar_row(method) in README, cifar_row(method)
+
+
+def speed_row(stage, measured):
+    arms, ratios = measured["arms"], measured["ours_over"]
+    cells = [f"{arms[arm]['images_per_second']:,.0f}" for arm in ("reference", "ours", "network")]
+    cells += [f"{ratios[arm]:.2f}" for arm in ("reference", "network")]
+    cells += [f"{arms[arm]['peak_memory_mib']:,}" for arm in ("reference", "ours")]
+    return f"| {stage} | " + " | ".join(cells) + " |"
+
+
+BENCHMARK = json.loads((PROJECT / "results" / "benchmark-2-cpu-cores.json").read_text())
+
+
+@pytest.mark.parametrize("stage", BENCHMARK["network"])
+def test_speeds_are_those_of_the_results(stage):
+    assert speed_row(stage, BENCHMARK["network"][stage]) in README
+
+
+@pytest.mark.parametrize("rows", BENCHMARK["mining"])
+def test_mining_figures_are_those_of_the_results(rows):
+    measured = BENCHMARK["mining"][rows]
+    row = f"| {int(rows):,} | {measured['seconds']:.1f} | {measured['recall']:.3f} |"
+    assert row in README
 
 
 def test_digits_reach_what_the_project_promises():
