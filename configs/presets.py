@@ -57,7 +57,7 @@ WEAK_STROKES = Augmentation(rotate=5, translate=0.05, zoom=0.05)
 DIGITS = {
     "simclr": {
         "epochs": 60,
-        "batch_size": 256,
+        "batch_size": 128,
         "width": 16,
         "temperature": 0.5,
         "warmup_epochs": 5,
@@ -120,12 +120,19 @@ STL10 = {
     },
 }
 
+LONG_AVERAGE = {"selflabel": {"ema_decay": 0.999}}  # thousands of steps
+
 # cifar10 and cifar20 follow the paper, whose options are the config modules' defaults.
 PRESETS = {
     "digits": Preset("digits", image_size=16, channels=1, stages=DIGITS),
     "folder": Preset("folder", stages=FOLDER),
     "cifar10": Preset(
-        "cifar10", 32, 3, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+        "cifar10",
+        32,
+        3,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        best=LONG_AVERAGE,
     ),
     "cifar20": Preset(
         "cifar20",
@@ -134,6 +141,7 @@ PRESETS = {
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
         stages={"scan": {"clusters": 20}},
+        best=LONG_AVERAGE,
     ),
     "stl10": Preset("stl10", 96, 3, stages=STL10),
     "mnist": Preset("mnist", 28, 1, stages=MNIST),
