@@ -20,6 +20,8 @@ PASSES_AFTER = {"simclr": 0.0, "moco": 0.0, "scan": 0.2, "selflabel": 0.2}  # of
 # for what looks at all images without training: the choice of a head, the reliable labels
 MEASURED_SECONDS = 4.0
 AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
+FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same images
+SMALLEST_BATCH = 64
 WARMUP_SHARE = 0.1  # of the epochs, at most
 
 LossOf = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
@@ -49,17 +51,23 @@ def fit_schedule(
     passes = max(passes, least)
     config.epochs = max(1, math.ceil(passes))
     config.images_per_epoch = math.ceil(len(images) * min(1.0, passes / config.epochs))
+    while _steps(config) < FEWEST_STEPS and config.batch_size >= 2 * SMALLEST_BATCH:
+        config.batch_size //= 2
     if hasattr(config, "warmup_epochs"):
         config.warmup_epochs = min(config.warmup_epochs, int(WARMUP_SHARE * config.epochs))
     if getattr(config, "ema_decay", 0):
-        steps = config.epochs * math.ceil(config.images_per_epoch / config.batch_size)
-        config.ema_decay = max(0.0, min(config.ema_decay, 1 - 1 / (AVERAGE_SHARE * steps)))
+        horizon = max(1.0, AVERAGE_SHARE * _steps(config))
+        config.ema_decay = min(config.ema_decay, 1 - 1 / horizon)
     session.say(
         f"{session.stage}: {1 / seconds:,.0f} images/s measured; {config.epochs} epochs of "
-        f"{config.images_per_epoch:,} images fit into {max(left, 0):.0f} s "
-        f"of --minutes {config.minutes:g}"
+        f"{config.images_per_epoch:,} images, {config.batch_size} a step, fit into "
+        f"{max(left, 0):.0f} s of --minutes {config.minutes:g}"
     )
     session.settle_options()
+
+
+def _steps(config: Any) -> int:
+    return config.epochs * math.ceil(config.images_per_epoch / config.batch_size)
 
 
 def _seconds_per_image(

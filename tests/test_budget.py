@@ -61,8 +61,14 @@ def test_clustering_is_not_trained_beyond_the_preset(fit):
 def test_a_short_schedule_shortens_the_memory_of_the_average(fit):
     config = SelfLabelConfig(run="mine", minutes=10, batch_size=100, ema_decay=0.999)
     config = fit(100, "selflabel", config)
-    steps = config.epochs * config.images_per_epoch / 100
+    steps = config.epochs * config.images_per_epoch / config.batch_size
     assert 1 / (1 - config.ema_decay) == pytest.approx(0.1 * steps, rel=0.1)
+
+
+def test_few_steps_become_more_by_smaller_batches(fit):
+    config = fit(1_000, "simclr", SimCLRConfig(run="mine", minutes=10))
+    assert config.batch_size == 128  # 348 epochs of 1,000 images
+    assert fit(1e5, "simclr", SimCLRConfig(run="mine", minutes=10)).batch_size == 512
 
 
 def test_the_measured_speed_leaves_the_model_alone(monkeypatch, tmp_path):
