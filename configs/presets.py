@@ -51,6 +51,7 @@ BEST = {
 # Strokes have no mirror image (2 and 5, 6 and 9 would meet), and no colour: views differ in place,
 # size, slant and ink.
 STROKES = Augmentation(rotate=15, translate=0.12, zoom=0.15, shear=10, brightness=0.4, cutout=8)
+CLUSTER_STROKES = replace(STROKES, brightness=0.0, cutout=0)
 MNIST_STROKES = replace(STROKES, cutout=14)  # the same share of 28 px
 WEAK_STROKES = Augmentation(rotate=5, translate=0.05, zoom=0.05)
 
@@ -67,7 +68,7 @@ DIGITS = {
         "epochs": 20,
         "batch_size": 256,
         "learning_rate": 1e-3,
-        "augment": STROKES,
+        "augment": CLUSTER_STROKES,
     },
     "selflabel": {
         "epochs": 40,
