@@ -16,7 +16,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from src_py.image_files import (
     find_files,
     fit_square,
     read_shorter_side,
-    read_square,
+    read_square_and_header,
     readable_extensions,
+    shrink,
     walk_files,
 )
 from src_py.run_files import write_array, write_json
@@ -43,6 +44,7 @@ SOURCES = ("digits", "folder", "cifar10", "cifar20", "stl10", "mnist", "fashion_
 SPLITS = ("train", "test", "unlabelled")
 TEST_FOLDERS = ("test", "val", "valid")
 IMAGE_SIZES = (16, 32, 64, 96, 128, 224)
+THUMBNAIL_SIZE = 8  # px
 CACHE_VERSION = 1  # raise it when decoding changes, so that older caches are decoded again
 
 
@@ -65,6 +67,19 @@ class ImageSet:
     images: torch.Tensor  # (N, C, S, S) uint8
     names: list[str]  # one per row: path relative to the root, or 'train/00012'
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (path, reason), unreadable
+    facts: np.ndarray | None = None  # (N,) of facts_type: what a folder's files were
+
+
+def facts_type(channels: int) -> np.dtype:
+    """What is noted of each readable file of a folder while it is decoded.
+
+    width and height in px and Pillow's mode, as stored; the square's thumbnail, by which images
+    that look alike are found.
+    """
+    thumbnail = (THUMBNAIL_SIZE, THUMBNAIL_SIZE, channels)
+    return np.dtype(
+        [("width", "u4"), ("height", "u4"), ("mode", "U8"), ("thumbnail", "u1", thumbnail)]
+    )
 
 
 def load_images(
@@ -338,12 +353,16 @@ def _decode_folder(
             "memory: choose a smaller image size or fewer images"
         ) from None
 
+    facts = np.zeros(len(paths), facts_type(channels))
+
     def decode(row: int) -> str | None:
         """Fill one row; the reason if that is impossible."""
         try:
-            images[row] = read_square(paths[row], image_size, channels).transpose(2, 0, 1)
+            square, header = read_square_and_header(paths[row], image_size, channels)
         except UnreadableImage as error:
             return str(error)
+        images[row] = square.transpose(2, 0, 1)
+        facts[row] = (*header, shrink(square, THUMBNAIL_SIZE))
         return None
 
     decoding = _map_in_threads(decode, len(paths))
@@ -357,6 +376,7 @@ def _decode_folder(
         torch.from_numpy(images[: len(kept)]),
         [names[row] for row in kept],
         [(names[row], reason) for row, reason in enumerate(reasons) if reason is not None],
+        facts[kept],
     )
 
 
@@ -392,6 +412,7 @@ class FolderIndex:
     skipped: list[tuple[str, str]]  # (path, reason), unreadable
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
+    facts: np.ndarray = field(compare=False)  # (N,) of facts_type
 
 
 def index_folder(
@@ -402,7 +423,7 @@ def index_folder(
     cache_dir: Path | None = None,
     show_progress: bool = False,
 ) -> FolderIndex | None:
-    """Reads every image once and keeps only which are readable, and the pixels' mean and std.
+    """Reads every image once and keeps which are readable, their facts, and their mean and std.
 
     The arguments, None and the errors are those of `load_images`; `cache_dir` keeps the result.
     """
@@ -410,52 +431,73 @@ def index_folder(
     if paths is None:
         return None
     key = _cache_key(root, paths, image_size, channels)
-    cached = cache_dir and _load_index(cache_dir / f"index-{split}.json", key)
-    if cached:
+    cached = _load_index(cache_dir, split, key, channels) if cache_dir else None
+    if cached is not None:
         return cached
+    facts = np.zeros(len(paths), facts_type(channels))
 
     def measure(row: int) -> torch.Tensor | str:
         try:
-            pixels = torch.from_numpy(read_square(paths[row], image_size, channels))
+            square, header = read_square_and_header(paths[row], image_size, channels)
         except UnreadableImage as error:
             return str(error)
-        return _histogram(pixels.permute(2, 0, 1)[None])
+        facts[row] = (*header, shrink(square, THUMBNAIL_SIZE))
+        return _histogram(torch.from_numpy(square).permute(2, 0, 1)[None])
 
-    names, skipped = [], []
+    names, skipped, kept = [], [], []
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     reading = _map_in_threads(measure, len(paths))
     measured = _with_progress(reading, len(paths), "reading", show_progress)
-    for path, result in zip(paths, measured, strict=True):
-        name = path.relative_to(root).as_posix()
+    for row, result in enumerate(measured):
+        name = paths[row].relative_to(root).as_posix()
         if isinstance(result, str):
             skipped.append((name, result))
         else:
             names.append(name)
+            kept.append(row)
             counts += result
     _require_readable(root, paths, names, skipped)
-    index = FolderIndex(names, skipped, *_mean_std_of_histogram(counts))
+    index = FolderIndex(names, skipped, *_mean_std_of_histogram(counts), facts[kept])
     if cache_dir is not None:
-        _save_index(cache_dir / f"index-{split}.json", key, index)
+        _save_index(cache_dir, split, key, index)
     return index
 
 
-def _load_index(path: Path, key: str) -> FolderIndex | None:
+def _index_files(cache_dir: Path, split: str) -> tuple[Path, Path]:
+    return cache_dir / f"index-{split}-facts.npy", cache_dir / f"index-{split}.json"
+
+
+def _load_index(cache_dir: Path, split: str, key: str, channels: int) -> FolderIndex | None:
+    facts_file, index_file = _index_files(cache_dir, split)
     try:
-        stored = json.loads(path.read_text())
-        if stored.pop("key") != key:
+        stored = json.loads(index_file.read_text())
+        if stored["key"] != key:
             return None
+        facts = _load_facts(facts_file, len(stored["names"]), channels)
         skipped = [(name, reason) for name, reason in stored["skipped"]]
-        statistics = {name: tuple(stored[name]) for name in ("mean", "std")}
-        return FolderIndex(stored["names"], skipped, **statistics)
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+        mean, std = tuple(stored["mean"]), tuple(stored["std"])
+        return FolderIndex(stored["names"], skipped, mean, std, facts)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):  # none yet, or damaged
         return None
 
 
-def _save_index(path: Path, key: str, index: FolderIndex) -> None:
+def _save_index(cache_dir: Path, split: str, key: str, index: FolderIndex) -> None:
+    facts_file, index_file = _index_files(cache_dir, split)
+    stored = {name: getattr(index, name) for name in ("names", "skipped", "mean", "std")}
     try:
-        write_json(path, {"key": key, **asdict(index)})
+        index_file.unlink(missing_ok=True)  # see _save_cache
+        write_array(facts_file, index.facts)
+        write_json(index_file, {"key": key, **stored})
     except OSError as error:
-        _warn_once(f"cannot write {path} ({error.strerror or error})")
+        _warn_once(f"cannot write {index_file} ({error.strerror or error})")
+
+
+def _load_facts(path: Path, rows: int, channels: int) -> np.ndarray:
+    """Raises OSError, EOFError or ValueError unless they are there, whole, and for `rows` files."""
+    facts = np.load(path)
+    if facts.shape != (rows,) or facts.dtype != facts_type(channels):
+        raise ValueError(f"{path} is of another set of images")
+    return facts
 
 
 # --- the cache of decoded folders ----------------------------------------------------------------
@@ -475,15 +517,16 @@ def _cache_key(root: Path, paths: list[Path], image_size: int, channels: int) ->
     return digest.hexdigest()
 
 
-def _cache_files(cache_dir: Path, split: str) -> tuple[Path, Path]:
-    return cache_dir / f"images-{split}.npy", cache_dir / f"images-{split}.json"
+def _cache_files(cache_dir: Path, split: str) -> tuple[Path, Path, Path]:
+    names = (f"images-{split}.npy", f"images-{split}-facts.npy", f"images-{split}.json")
+    return tuple(cache_dir / name for name in names)
 
 
 def _load_cache(
     cache_dir: Path, split: str, key: str, channels: int, image_size: int
 ) -> ImageSet | None:
     """The cached set if it is whole and was made under `key`. Pages load when they are used."""
-    array_file, index_file = _cache_files(cache_dir, split)
+    array_file, facts_file, index_file = _cache_files(cache_dir, split)
     try:
         index = json.loads(index_file.read_text())
         if index["key"] != key:
@@ -491,21 +534,23 @@ def _load_cache(
         # Copy-on-write: nothing that a caller does to the tensor reaches the file.
         images = np.load(array_file, mmap_mode="c")
         names, skipped = index["names"], [(path, reason) for path, reason in index["skipped"]]
+        facts = _load_facts(facts_file, len(names), channels)
     except (OSError, ValueError, KeyError, TypeError, EOFError):  # none yet, or damaged
         return None
     if images.dtype != np.uint8 or images.shape != (len(names), channels, image_size, image_size):
         return None
-    return ImageSet(torch.from_numpy(images), names, skipped)
+    return ImageSet(torch.from_numpy(images), names, skipped, facts)
 
 
 def _save_cache(cache_dir: Path, split: str, key: str, decoded: ImageSet) -> None:
-    """Write the array, then the index that vouches for it. Warns when that is impossible."""
-    array_file, index_file = _cache_files(cache_dir, split)
+    """Write the arrays, then the index that vouches for them. Warns when that is impossible."""
+    array_file, facts_file, index_file = _cache_files(cache_dir, split)
     index = {"key": key, "names": decoded.names, "skipped": decoded.skipped}
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         index_file.unlink(missing_ok=True)  # no index may ever stand beside another array
         write_array(array_file, decoded.images.numpy())
+        write_array(facts_file, decoded.facts)
         write_json(index_file, index)
     except OSError as error:
         _warn_once(f"cannot cache images in {cache_dir} ({error.strerror or error})")

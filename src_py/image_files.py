@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -30,6 +31,14 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 class UnreadableImage(Exception):
     """A file that cannot be decoded. The message is the reason, in one line."""
+
+
+class ImageHeader(NamedTuple):
+    """What a file says of itself, before anything is decoded, turned or converted."""
+
+    width: int  # px
+    height: int  # px
+    mode: str  # kind of pixels, by Pillow's name: 'RGB', 'L', 'P', 'CMYK', 'I;16', ...
 
 
 @functools.cache
@@ -104,7 +113,8 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     `channels` is 3 for RGB or 1 for luminance. Transparent parts become white; 16-bit and
     float pixels are scaled to 0..255. Raises UnreadableImage.
     """
-    return _as_array(_decode(path, channels))
+    image, _ = _decode(path, channels)
+    return _as_array(image)
 
 
 def read_square(path: Path, size: int, channels: int) -> np.ndarray:
@@ -112,8 +122,21 @@ def read_square(path: Path, size: int, channels: int) -> np.ndarray:
 
     An image that already is size x size keeps its pixels. Raises UnreadableImage.
     """
+    square, _ = read_square_and_header(path, size, channels)
+    return square
+
+
+def read_square_and_header(path: Path, size: int, channels: int) -> tuple[np.ndarray, ImageHeader]:
+    """What read_square gives, and what the file says of itself. Raises UnreadableImage."""
     # Twice the size asked for leaves the final antialiased step enough detail.
-    return fit_square(_decode(path, channels, at_least=2 * size), size)
+    image, header = _decode(path, channels, at_least=2 * size)
+    return fit_square(image, size), header
+
+
+def shrink(square: np.ndarray, size: int) -> np.ndarray:
+    """The means of a square's equal parts: uint8 (S, S, C) -> uint8 (size, size, C)."""
+    image = Image.fromarray(square[..., 0] if square.shape[-1] == 1 else square)
+    return fit_square(image, size, Image.Resampling.BOX)
 
 
 def fit_square(
@@ -137,21 +160,24 @@ def read_shorter_side(path: Path) -> int:
         raise UnreadableImage(_reason(path, error)) from error
 
 
-def _decode(path: Path, channels: int, at_least: int | None = None) -> Image.Image:
-    """`path` as an upright 8-bit image of mode L or RGB.
+def _decode(
+    path: Path, channels: int, at_least: int | None = None
+) -> tuple[Image.Image, ImageHeader]:
+    """`path` as an upright 8-bit image of mode L or RGB, and its header.
 
     With `at_least`, a JPEG may come reduced by 2, 4 or 8 while both its sides keep that length,
     which decodes large photos several times faster.
     """
     try:
         with Image.open(path, formats=_readable_formats()) as image:
+            header = ImageHeader(*image.size, image.mode)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
             image.load()
             # A damaged EXIF block does not make the pixels unreadable.
             with contextlib.suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
-            return _to_8_bit(image).convert("L" if channels == 1 else "RGB")
+            return _to_8_bit(image).convert("L" if channels == 1 else "RGB"), header
     # Decoders answer damaged data with almost any exception (OSError, SyntaxError, struct.error,
     # ValueError, ...), and one bad file must not end a run over thousands.
     except Exception as error:

@@ -1,15 +1,20 @@
 """The images of a run: settled by the first stage, opened again by all others."""
 
 import csv
+import os
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from src_py.checkpoints import require
+from src_py.data_report import Duplicate, describe_files, find_duplicates
 from src_py.datasets import (
     DataSettings,
     choose_image_size,
@@ -27,6 +32,10 @@ FEWEST_IMAGES = 32
 DOWNLOAD_FOLDER = Path("data")
 LARGEST_SIDE_ON_CPU = 64  # px: above it one epoch of a small folder takes hours on a laptop
 LARGEST_SIDE = 224  # px
+NETWORK_BYTES = 45e6  # of the weights of ResNet-18 at width 64, float32
+# What a run holds of them on disk at most: three finished stages, and twice, the new one written
+# beside the old, a state to resume from: weights, Adam's two moments, the moving average.
+NETWORKS_ON_DISK = 3 + 2 * 4
 
 
 @dataclass
@@ -38,6 +47,7 @@ class OpenedImages:
         names: one per row.
         skipped: (path, reason) of the unreadable files.
         mean, std: per channel, of pixels in [0, 1]; None where they were not measured.
+        facts: (N,) of datasets.facts_type, of a folder's files; None for the other sources.
     """
 
     loader: ImageLoader
@@ -45,6 +55,7 @@ class OpenedImages:
     skipped: list[tuple[str, str]]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    facts: np.ndarray | None = None
 
 
 def settle_images(config: Any, preset: Any, hardware: Hardware) -> tuple[DataSettings, ImageLoader]:
@@ -55,11 +66,17 @@ def settle_images(config: Any, preset: Any, hardware: Hardware) -> tuple[DataSet
         preset: the Preset of `config.preset`.
 
     Raises:
-        UserError: when there are fewer than 32 readable images.
+        UserError: when there are fewer than 32 readable images, or no room for what the run writes.
     """
     source, root = _source(config, preset)
+    paths = _image_files(root) if source == "folder" else []
     channels = config.channels or preset.channels
-    size = config.image_size or preset.image_size or _size_of_files(root, hardware)
+    size = config.image_size or preset.image_size or _size_of_files(paths, hardware)
+    # Other sources are not copied into ckp/, and their features are small beside the checkpoints.
+    set_bytes = len(paths) * channels * size * size
+    mode, _ = choose_loading(config.loading, set_bytes, hardware.device)
+    cached_bytes = set_bytes if mode == "resident" else 0
+    require_disk_space(config.files, cached_bytes + bytes_written(len(paths), config.width))
     known = preset.mean is not None and len(preset.mean) == channels
     draft = DataSettings(source, None if root is None else str(root), size, channels, (), ())
     opened = open_split(config.files, draft, "train", hardware, config.loading, measure=not known)
@@ -84,7 +101,7 @@ def load_settings(files: RunFiles) -> DataSettings:
     Raises:
         UserError: naming the first stage when the run has not been begun.
     """
-    require(files, files.data, f"simclr.py --run {files.run}")
+    require(files, files.data, f"simclr.py {files.option}")
     settings = read_json(files.data)["settings"]
     for name in ("mean", "std"):
         settings[name] = tuple(settings[name])
@@ -120,13 +137,62 @@ def open_split(
             loader = StreamedImages(
                 [root / name for name in index.names], size, channels, hardware.device
             )
-            return OpenedImages(loader, index.names, index.skipped, index.mean, index.std)
+            return OpenedImages(
+                loader, index.names, index.skipped, index.mean, index.std, index.facts
+            )
     decoded = load_images(settings.source, root, split, size, channels, files.checkpoints, True)
     if decoded is None:
         return None
     loader = ResidentImages(decoded.images, hardware.device)
     mean, std = measure_mean_std(decoded.images) if measure else (None, None)
-    return OpenedImages(loader, decoded.names, decoded.skipped, mean, std)
+    return OpenedImages(loader, decoded.names, decoded.skipped, mean, std, decoded.facts)
+
+
+def bytes_written(images: int, width: int) -> int:
+    """About what the four stages leave on the disk at the most, beside decoded images."""
+    networks = NETWORKS_ON_DISK * NETWORK_BYTES * (width / 64) ** 2
+    features = images * 8 * width * 4  # float32
+    neighbors = images * 20 * 8
+    return round(networks) + features + neighbors
+
+
+def require_disk_space(files: RunFiles, bytes_needed: int) -> None:
+    """
+    Args:
+        bytes_needed: of the whole run; what it has written already counts towards it.
+
+    Raises:
+        UserError: when the run's folder cannot be written to, or its disk is too full.
+    """
+    folder = files.checkpoints
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(
+            f"cannot write in {folder.resolve()}, where {files.checkpoints} belongs: "
+            "start the script in a folder of your own"
+        )
+    written = sum(path.stat().st_size for path in files.checkpoints.glob("*"))
+    missing = bytes_needed - written
+    free = shutil.disk_usage(folder).free
+    if free < missing:
+        raise UserError(
+            f"{folder.resolve()}: run '{files.run}' writes up to {missing / 1e6:,.0f} MB there, "
+            f"and {free / 1e6:,.0f} MB are free: free some space, or start the script in a folder "
+            "on another disk"
+        )
+
+
+def require_enough_images(images: int, clusters: int) -> None:
+    """
+    Raises:
+        UserError: when there are fewer than two images for each cluster.
+    """
+    if images < 2 * clusters:
+        raise UserError(
+            f"--clusters {clusters}: needs at least {2 * clusters} images, there are {images}: "
+            "ask for fewer clusters"
+        )
 
 
 def require_rows(files: RunFiles, names: Sequence[str]) -> None:
@@ -134,13 +200,13 @@ def require_rows(files: RunFiles, names: Sequence[str]) -> None:
     Raises:
         UserError: when the images are not those that neighbors.npy was made from.
     """
-    with files.rows.open(newline="", encoding="utf-8") as file:
+    with files.rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         mined = [row["path"] for row in csv.DictReader(file)]
     if mined != list(names):
         raise UserError(
             f"run '{files.run}': the images have changed since {files.neighbors} was made "
             f"({len(mined)} then, {len(names)} now); run again: "
-            f"python extract_features.py --run {files.run}"
+            f"python extract_features.py {files.option}"
         )
 
 
@@ -156,10 +222,14 @@ def _source(config: Any, preset: Any) -> tuple[str, Path | None]:
     return preset.source, config.data
 
 
-def _size_of_files(root: Path, hardware: Hardware) -> int:
+def _image_files(root: Path) -> list[Path]:
     paths = folder_files(root, "train")
     if not paths:
         raise UserError(f"no image file in {root}: give a folder of images with --data")
+    return paths
+
+
+def _size_of_files(paths: list[Path], hardware: Hardware) -> int:
     on_cpu = hardware.device.type == "cpu"
     size = choose_image_size(paths, LARGEST_SIDE_ON_CPU if on_cpu else LARGEST_SIDE)
     print(f"images: {size} px, chosen from the files (--image-size sets it)")
@@ -180,7 +250,22 @@ def _report(files: RunFiles, settings: DataSettings, opened: OpenedImages) -> No
     size = settings.image_size
     colour = "colour" if settings.channels == 3 else "grey"
     print(f"images: {len(opened.names)} of {size} x {size} px, {colour}")
-    if opened.skipped:
-        write_table(files.skipped, ("path", "reason"), opened.skipped)
-        print(f"images: {len(opened.skipped)} unreadable files skipped, listed in {files.skipped}")
+    if opened.facts is not None:
+        _report_files(files, Path(settings.root), opened)
     sys.stdout.flush()
+
+
+def _report_files(files: RunFiles, root: Path, opened: OpenedImages) -> None:
+    """What was found in a folder. Both tables are written even when empty: an earlier start may
+    have left others."""
+    for line in describe_files(opened.facts):
+        print(f"images: as found: {line}")
+    duplicates = find_duplicates(root, opened.names, opened.facts)
+    table = files.duplicates
+    write_table(table, Duplicate._fields, duplicates)
+    write_table(files.skipped, ("path", "reason"), opened.skipped)
+    kinds = Counter(duplicate.kind for duplicate in duplicates)
+    told = f"{kinds['exact']} exact and {kinds['near']} near duplicates of other images"
+    print(f"images: {told}" + (f", listed in {table}; they stay in" if duplicates else ""))
+    if opened.skipped:
+        print(f"images: {len(opened.skipped)} unreadable files skipped, listed in {files.skipped}")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ class RunFiles:
     run: str
 
     @property
+    def option(self) -> str:
+        """What names the run on a command line."""
+        return f"--run {shlex.quote(self.run)}"
+
+    @property
     def checkpoints(self) -> Path:
         return CHECKPOINT_ROOT / self.run
 
@@ -64,6 +70,10 @@ class RunFiles:
     @property
     def skipped(self) -> Path:
         return self.checkpoints / "skipped.csv"
+
+    @property
+    def duplicates(self) -> Path:
+        return self.checkpoints / "duplicates.csv"
 
     @property
     def evaluation(self) -> Path:
@@ -100,7 +110,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict | list) -> None:
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -129,7 +139,7 @@ def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple]) -> N
     """Writes a CSV file with a header, all or nothing."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([header, *rows])
 
     write_atomically(path, write)

@@ -16,13 +16,12 @@ TINY = ("--epochs", "2", "--batch-size", "16", "--device", "cpu")
 @pytest.fixture
 def run_script(tmp_path):
     """Runs a script of the project in an empty folder, and returns what it printed."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def run(script: str, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
         done = subprocess.run(
             [sys.executable, str(PROJECT / script), *map(str, arguments)],
             cwd=tmp_path,
-            env=environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=300,

@@ -144,6 +144,16 @@ def test_a_read_only_folder_is_enough(tmp_path):
     assert shades(load(tmp_path / "photos", cache_dir=tmp_path / "ckp")) == [7]
 
 
+def test_facts_are_those_of_the_files_not_of_the_squares(tmp_path):
+    save(tmp_path / "a.png", 7, size=(40, 20))
+    save(tmp_path / "b.png").write_bytes(b"")
+    Image.new("L", (3, 900), 9).save(tmp_path / "c.png")
+    facts = load(tmp_path).facts
+    assert facts[["width", "height", "mode"]].tolist() == [(40, 20, "RGB"), (3, 900, "L")]
+    assert facts["thumbnail"].shape == (2, 8, 8, 3)
+    assert facts["thumbnail"][:, 0, 0, 0].tolist() == [7, 9]
+
+
 # --- the cache -----------------------------------------------------------------------------------
 
 
@@ -151,13 +161,13 @@ def test_a_read_only_folder_is_enough(tmp_path):
 def decoded(monkeypatch):
     """Counts the files decoded; [0] is the number so far."""
     count = [0]
-    read_square = datasets.read_square
+    read = datasets.read_square_and_header
 
     def counting(*arguments):
         count[0] += 1
-        return read_square(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setattr(datasets, "read_square", counting)
+    monkeypatch.setattr(datasets, "read_square_and_header", counting)
     return count
 
 
@@ -177,10 +187,11 @@ def test_the_cache_gives_the_same_set_without_decoding(photos, tmp_path, decoded
     assert decoded == [4]
     assert torch.equal(first.images, second.images)
     assert (first.names, first.skipped) == (second.names, second.skipped)
+    np.testing.assert_array_equal(first.facts, second.facts)
     second.images.zero_()  # a private copy
     assert shades(load(photos, cache_dir=tmp_path / "ckp/run")) == [0, 1, 2]
     files = sorted(path.name for path in (tmp_path / "ckp/run").iterdir())
-    assert files == ["images-train.json", "images-train.npy"]
+    assert files == ["images-train-facts.npy", "images-train.json", "images-train.npy"]
 
 
 def test_every_change_of_files_or_settings_is_noticed(photos, tmp_path, decoded, monkeypatch):
@@ -209,7 +220,7 @@ def test_every_change_of_files_or_settings_is_noticed(photos, tmp_path, decoded,
     noticed(channels=1, image_size=8)
 
 
-@pytest.mark.parametrize("name", ["images-train.npy", "images-train.json"])
+@pytest.mark.parametrize("name", datasets._cache_files(Path(), "train"), ids=str)
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign"])
 def test_a_damaged_cache_is_decoded_again(photos, tmp_path, decoded, name, damage):
     load(photos, cache_dir=tmp_path)
@@ -217,17 +228,19 @@ def test_a_damaged_cache_is_decoded_again(photos, tmp_path, decoded, name, damag
     content = file.read_bytes()
     file.unlink()
     if damage != "missing":
-        foreign = b"[]" if name.endswith("json") else pickle.dumps([1])
+        foreign = b"[]" if name.suffix == ".json" else pickle.dumps([1])
         contents = {"empty": b"", "truncated": content[: len(content) // 2], "foreign": foreign}
         file.write_bytes(contents[damage])
     assert shades(load(photos, cache_dir=tmp_path)) == [0, 1, 2]
     assert decoded == [8]
 
 
-def test_an_array_of_another_shape_is_not_taken(photos, tmp_path, decoded):
+@pytest.mark.parametrize("name", ["images-train.npy", "images-train-facts.npy"])
+def test_an_array_of_another_shape_is_not_taken(photos, tmp_path, decoded, name):
     load(photos, cache_dir=tmp_path)
-    np.save(tmp_path / "images-train.npy", noise(2, 3, 16, 16))
+    np.save(tmp_path / name, noise(2, 3, 16, 16))
     assert shades(load(photos, cache_dir=tmp_path)) == [0, 1, 2]
+    assert decoded == [8]
 
 
 def test_names_that_are_not_utf8_pass_through_the_cache(tmp_path, decoded):
@@ -560,8 +573,12 @@ def test_index_has_the_names_and_statistics_of_the_decoded_set(tmp_path):
     index = index_folder(folder, "train", 8, 3, cache)
     assert index.names == decoded.names and index.skipped == decoded.skipped
     assert (index.mean, index.std) == measure_mean_std(decoded.images)
-    assert index_folder(folder, "train", 8, 3, cache) == index  # from the cache
-    assert [path.name for path in cache.iterdir()] == ["index-train.json"]
+    cached = index_folder(folder, "train", 8, 3, cache)
+    assert cached == index
+    for facts in (decoded.facts, cached.facts):
+        np.testing.assert_array_equal(index.facts, facts)
+    files = sorted(path.name for path in cache.iterdir())
+    assert files == ["index-train-facts.npy", "index-train.json"]
     (folder / "4.png").unlink()
     assert len(index_folder(folder, "train", 8, 3, cache).names) == 4
     assert index_folder(folder, "test", 8, 3, cache) is None

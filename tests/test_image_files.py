@@ -1,10 +1,8 @@
 """Image files of every kind: found, decoded to the right pixels, or refused with a reason."""
 
 import os
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +18,11 @@ from src_py.image_files import (
     read_image,
     read_shorter_side,
     read_square,
+    read_square_and_header,
     readable_extensions,
+    shrink,
 )
+from tests.messy import bomb
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -362,16 +363,8 @@ def test_random_damage_never_raises_anything_else(tmp_path):
 
 
 def test_decompression_bomb(tmp_path):
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    content = (
-        chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
-    )
     path = tmp_path / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    path.write_bytes(bomb())
     assert reason(path) == "more than 178 megapixels"
 
 
@@ -430,7 +423,8 @@ def test_large_jpegs_are_reduced_while_decoding_with_the_same_result(tmp_path):
         Image.fromarray(colours(24, 40)).resize((800, 480), Image.Resampling.BICUBIC)
     )
     path = save(tmp_path / "x.jpg", pixels, quality=95)
-    assert image_files._decode(path, 3, at_least=64).size == (200, 120)
+    reduced, header = image_files._decode(path, 3, at_least=64)
+    assert (reduced.size, header) == ((200, 120), (800, 480, "RGB"))
     fast = read_square(path, 32, 3).astype(int)
     slow = fit_square(Image.fromarray(read_image(path)), 32).astype(int)
     assert np.abs(fast - slow).mean() < 2 and np.abs(fast - slow).max() < 24
@@ -451,3 +445,18 @@ def test_shorter_side_comes_from_the_header_alone(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(UnreadableImage, match="empty file"):
         read_shorter_side(path)
+
+
+def test_the_header_tells_what_was_stored(tmp_path):
+    path = tmp_path / "x.png"
+    palette_image().save(path)
+    square, header = read_square_and_header(path, 4, 1)
+    assert square.shape == (4, 4, 1) and header == (2, 2, "P")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shrinking_averages_equal_parts(channels):
+    square = np.random.default_rng(0).integers(0, 256, (24, 24, channels), dtype=np.uint8)
+    means = square.reshape(8, 3, 8, 3, channels).mean((1, 3))
+    np.testing.assert_allclose(shrink(square, 8).astype(float), means, atol=1)
+    np.testing.assert_array_equal(shrink(square, 24), square)
