@@ -1,0 +1,65 @@
+"""How many clusters? Trains heads on the stored features for a range of numbers, without labels.
+
+    python choose_clusters.py
+    python choose_clusters.py --run holiday --lowest 2 --highest 40
+
+After extract_features.py and before scan.py. Prints a table and a recommendation, and writes
+logs/<run>/choose_clusters.csv and choose_clusters.png.
+Next: python scan.py --run <run> --clusters K
+"""
+
+from configs.base_config import run_script
+from configs.config_choose_clusters import ChooseClustersConfig
+
+COLUMNS = "{:>4}  {:>13}  {:>9}  {:>10}  {:>16}"
+
+
+def main(config: ChooseClustersConfig) -> None:
+    # Imported here, so that --help and wrong options do not wait for torch.
+    from dataclasses import astuple
+
+    import numpy as np
+    import torch
+
+    from src_py.checkpoints import require, require_current_mining
+    from src_py.cluster_number import ClusterNumberStudy, recommend, save_plot
+    from src_py.hardware import choose_hardware
+    from src_py.neighbor_pairs import NeighborPairs
+    from src_py.run_files import write_table
+
+    files = config.files
+    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
+    mining = f"extract_features.py {files.option}"
+    features_file = require(files, files.features, mining)
+    neighbors_file = require(files, files.neighbors, mining)
+    require_current_mining(files, pretext)
+
+    device = choose_hardware(config.device).device
+    features = torch.from_numpy(np.load(features_file)).to(device)  # (N, D)
+    pairs = NeighborPairs.of(np.load(neighbors_file), device, mutual=True)
+    study = ClusterNumberStudy(features, pairs, config.images, config.seed)
+    study.require_images_for(config.highest)
+
+    header = ("clusters", "held_out_loss", "agreement", "silhouette", "smallest_cluster")
+    print(COLUMNS.format("K", *(name.replace("_", " ") for name in header[1:])), flush=True)
+    evidence = []
+    for clusters in range(config.lowest, config.highest + 1):
+        found = study.examine(clusters, config.seeds)
+        evidence.append(found)
+        measures = (f"{value:.3f}" for value in (found.loss, found.agreement, found.silhouette))
+        print(COLUMNS.format(clusters, *measures, f"{found.smallest:.1%}"), flush=True)
+
+    recommended = recommend(evidence)
+    print(f"recommended: K = {recommended.clusters} ({recommended.reason})")
+    table, plot = files.log("choose_clusters"), files.logs / "choose_clusters.png"
+    write_table(table, header, map(astuple, evidence))
+    save_plot(plot, evidence, recommended.clusters)
+    again = " --restart" if files.config("scan").exists() else ""
+    print(
+        f"{table} and {plot.name} written; next: python scan.py {files.option} "
+        f"--clusters {recommended.clusters}{again}"
+    )
+
+
+if __name__ == "__main__":
+    run_script(ChooseClustersConfig, "choose_clusters", main, __doc__)

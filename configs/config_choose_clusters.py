@@ -1,0 +1,21 @@
+"""Options of choose_clusters.py."""
+
+from dataclasses import dataclass
+
+from configs.base_config import BaseConfig, require_at_least
+from src_py.errors import UserError
+
+
+@dataclass
+class ChooseClustersConfig(BaseConfig):
+    lowest: int = 2  # the smallest number of clusters that is tried
+    highest: int = 20  # the largest
+    seeds: int = 3  # times that heads are trained for each number, on different halves
+    images: int = 10_000  # drawn to train and to judge the heads; all where there are fewer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 2, "lowest", "seeds")
+        require_at_least(self, 32, "images")
+        if self.highest <= self.lowest:
+            raise UserError(f"--highest {self.highest}: must be above --lowest {self.lowest}")
