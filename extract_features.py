@@ -9,6 +9,7 @@ Next: python scan.py --run <run>
 
 from configs.base_config import run_script
 from configs.config_extract_features import ExtractFeaturesConfig
+from src_py.errors import UserError
 
 
 def main(config: ExtractFeaturesConfig) -> None:
@@ -25,7 +26,7 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     files = config.files
     settings = load_settings(files)
-    pretext = require(files, files.output("simclr"), f"simclr.py --run {config.run}")
+    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
     hardware = choose_hardware(config.device)
     model = hardware.place(load_contrastive(pretext))
     images = open_split(files, settings, "train", hardware, config.loading)
@@ -37,6 +38,8 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     searched = features
     if config.features == "projection":
+        if model.backbone.spec.frozen:
+            raise UserError("--features projection: --init without --fine-tune trains none")
         with torch.no_grad():
             searched = model.projection_head(features)  # (N, 128)
     neighbors, similarity = find_neighbors(searched.cpu().numpy(), config.neighbors)  # (N, k)
@@ -48,7 +51,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     write_table(files.rows, ("row", "path"), enumerate(images.names))
     made = {"made_from": digest(pretext), "config": as_plain(config)}
     write_json(files.config("extract_features"), made)
-    print(f"{files.neighbors} written; next: python scan.py --run {config.run}")
+    print(f"{files.neighbors} written; next: python scan.py {files.option}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python simclr.py                                   # the digits that scikit-learn ships
     python simclr.py --preset cifar10                  # a known set, downloaded to ./data
     python simclr.py --data photos --run holiday       # any folder of images
+    python simclr.py --data photos --init resnet18     # few images: weights that others trained
 
 Leaves ckp/<run>/pretext.pt. Next: python extract_features.py --run <run>
 """
@@ -19,6 +20,7 @@ def main(config: SimCLRConfig) -> None:
     from src_py.checkpoints import contrastive_content
     from src_py.hardware import choose_hardware
     from src_py.models import BackboneSpec, ContrastiveModel
+    from src_py.pretrained import pretrained_model, pretrained_preset
     from src_py.run_data import settle_images
     from src_py.session import TrainingSession
     from src_py.training_loops import train_simclr
@@ -28,16 +30,28 @@ def main(config: SimCLRConfig) -> None:
     if session.is_finished:
         return
 
-    settings, images = settle_images(config, PRESETS[config.preset], hardware)
+    preset = PRESETS[config.preset]
+    if config.init:
+        channels, on_cpu = config.channels or preset.channels, hardware.device.type == "cpu"
+        preset = pretrained_preset(config.init, preset, channels, on_cpu)
+    settings, images = settle_images(config, preset, hardware)
 
     torch.manual_seed(config.seed)
-    spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
-    model = hardware.place(ContrastiveModel(spec, config.projection_dim), config.compile)
+    if config.init:
+        frozen = not config.fine_tune
+        model = pretrained_model(config.init, settings, config.projection_dim, frozen)
+    else:
+        spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
+        model = ContrastiveModel(spec, config.projection_dim)
+    hardware.place(model, config.compile)
 
-    train_simclr(model, images, (settings.mean, settings.std), config, session)
+    if model.backbone.spec.frozen:
+        session.begin()
+    else:
+        train_simclr(model, images, (settings.mean, settings.std), config, session)
 
     path = session.finish(contrastive_content(model))
-    print(f"{path} written; next: python extract_features.py --run {config.run}")
+    print(f"{path} written; next: python extract_features.py {config.files.option}")
 
 
 if __name__ == "__main__":

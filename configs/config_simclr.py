@@ -17,8 +17,11 @@ class SimCLRConfig(TrainingConfig):
     momentum: float = 0.9  # of SGD
     warmup_epochs: int = 0  # epochs of linear rise to the peak, before the cosine
     temperature: float = 0.1  # of NT-Xent
-    width: int = 64  # channels of ResNet-18's first stage; 64 gives 512-d features
+    width: int = 64  # channels of ResNet-18's first stage; 64 gives 512-d (--init has its own)
     projection_dim: int = 128  # output of the projection head
+    init: str | None = None  # start from weights: resnet18, resnet34, resnet50 (torchvision's),
+    # timm:NAME, or a ResNet's file; without --fine-tune they stay and nothing is trained here
+    fine_tune: bool = False  # train the weights of --init further, at a tenth of the learning rate
     image_size: int | None = None  # side in px (default: the preset's, or chosen from the images)
     channels: Literal[1, 3] | None = None  # grey or colour (default: the preset's, else colour)
     use_unlabelled: bool = False  # also train on the unlabelled part, where a set has one (STL-10)
@@ -41,5 +44,7 @@ class SimCLRConfig(TrainingConfig):
         require_at_least(self, 0, "warmup_epochs", "momentum")
         if self.temperature <= 0:
             raise UserError(f"--temperature {self.temperature}: must be above 0")
+        if self.fine_tune and self.init is None:
+            raise UserError("--fine-tune: needs weights to start from: add --init")
         if self.image_size is not None:
             require_at_least(self, 8, "image_size")

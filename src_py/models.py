@@ -1,31 +1,41 @@
-"""ResNet-18 and the heads that the stages put on it.
+"""ResNets, timm's networks, and the heads that the stages put on them.
 
-The backbone's parameter names are torchvision's (`conv1`, `layer1.0.bn2`, ...), so that weights of
+The ResNets' parameter names are torchvision's (`conv1`, `layer1.0.bn2`, ...), so that weights of
 either can be read by the other.
 """
 
 from dataclasses import asdict, dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from src_py.errors import UserError
 
 SMALL_STEM_UP_TO = 64  # px: images this small lose too much in the ImageNet stem's stride of 4
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What rebuilds a backbone; stored in every checkpoint.
+    """What rebuilds a ResNet; stored in every checkpoint.
 
     Attributes:
-        width: channels of the first stage; the features have 8 x width dimensions (64 -> 512).
+        width: channels of the first stage; the features have 8 x width dimensions (64 -> 512), or
+            four times as many with bottlenecks.
         channels: of the images, 1 or 3.
         small_stem: a 3x3 convolution of stride 1 and no max-pool, instead of ImageNet's stem.
+        blocks: of each of the four stages; the default is ResNet-18's.
+        bottleneck: blocks of three convolutions, as ResNet-50 has them, instead of two.
+        frozen: no stage trains the backbone.
     """
 
     width: int
     channels: int
     small_stem: bool
+    blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
+    bottleneck: bool = False
+    frozen: bool = False
 
     @staticmethod
     def for_images(width: int, channels: int, image_size: int) -> "BackboneSpec":
@@ -35,21 +45,57 @@ class BackboneSpec:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class TimmSpec:
+    """What rebuilds a network of the timm package; stored in every checkpoint.
+
+    Attributes:
+        timm_name: as `timm.create_model` takes it.
+        channels: of the images, 1 or 3.
+        image_size: side in px, which the position embeddings of a transformer depend on.
+        frozen: no stage trains the backbone.
+    """
+
+    timm_name: str
+    channels: int
+    image_size: int
+    frozen: bool = False
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+class Backbone(nn.Module):
+    """Images (B, channels, S, S) -> features (B, feature_dim).
+
+    A frozen backbone has no trainable parameter and is always in eval() mode: its batch statistics
+    stay what they are while the heads on top of it are trained.
+    """
+
+    spec: BackboneSpec | TimmSpec
+    feature_dim: int
+
+    def freeze_if_asked(self) -> None:
+        """To be called at the end of a constructor, when all parameters are there."""
+        self.requires_grad_(not self.spec.frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        return super().train(mode and not self.spec.frozen)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    expansion = 1  # channels of the output, as a multiple of the convolutions' own
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _projection_shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -57,14 +103,47 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 without its classifier: images (B, channels, S, S) -> features (B, 8 x width)."""
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut; the 3x3 has the stride, as in torchvision."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = self.expansion * channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _projection_shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        return F.relu(self.bn3(self.conv3(x)) + shortcut, inplace=True)
+
+
+def _projection_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """What brings the shortcut to the block's output shape, where the two differ."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class ResNet18(Backbone):
+    """ResNet-18, or the deeper ResNet that the spec describes, without its classifier."""
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.spec = spec
         width = spec.width
-        self.feature_dim = 8 * width
+        block = Bottleneck if spec.bottleneck else BasicBlock
+        self.feature_dim = 8 * width * block.expansion
         if spec.small_stem:
             self.conv1 = nn.Conv2d(spec.channels, width, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
@@ -72,32 +151,89 @@ class ResNet18(nn.Module):
             self.conv1 = nn.Conv2d(spec.channels, width, 7, stride=2, padding=3, bias=False)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, stride=1)
-        self.layer2 = _stage(width, 2 * width, stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, stride=2)
-        self.layer4 = _stage(4 * width, 8 * width, stride=2)
+        self.layer1 = _stage(block, width, width, spec.blocks[0], stride=1)
+        self.layer2 = _stage(block, width * block.expansion, 2 * width, spec.blocks[1], stride=2)
+        self.layer3 = _stage(
+            block, 2 * width * block.expansion, 4 * width, spec.blocks[2], stride=2
+        )
+        self.layer4 = _stage(
+            block, 4 * width * block.expansion, 8 * width, spec.blocks[3], stride=2
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.freeze_if_asked()
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean(dim=(2, 3))  # (B, 8 x width)
+        return x.mean(dim=(2, 3))  # (B, feature_dim)
 
 
-def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        BasicBlock(in_channels, out_channels, stride), BasicBlock(out_channels, out_channels, 1)
-    )
+def _stage(
+    block: type[BasicBlock | Bottleneck], in_channels: int, channels: int, blocks: int, stride: int
+) -> nn.Sequential:
+    first = block(in_channels, channels, stride)
+    more = (block(channels * block.expansion, channels, 1) for _ in range(blocks - 1))
+    return nn.Sequential(first, *more)
+
+
+class TimmBackbone(Backbone):
+    """Any network of the timm package without its classifier."""
+
+    def __init__(self, spec: TimmSpec, pretrained: bool = False) -> None:
+        """
+        Args:
+            pretrained: whether timm downloads its weights, or finds them in its cache.
+
+        Raises:
+            UserError: when timm is not installed.
+        """
+        super().__init__()
+        timm = import_timm()
+        self.spec = spec
+        self.network = timm.create_model(
+            spec.timm_name, pretrained=pretrained, num_classes=0, in_chans=spec.channels
+        )
+        # Position embeddings are resampled from the size that the network was trained with.
+        if hasattr(self.network, "set_input_size"):
+            self.network.set_input_size(img_size=spec.image_size)
+        self.feature_dim = self.network.head_hidden_size
+        self.freeze_if_asked()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+def import_timm() -> ModuleType:
+    """
+    Raises:
+        UserError: when timm is not installed.
+    """
+    from src_py import torchvision_compat  # noqa: F401  (timm imports torchvision)
+
+    try:
+        import timm
+    except ImportError:
+        raise UserError("these weights need the timm package: pip install timm") from None
+    return timm
+
+
+def build_backbone(spec: BackboneSpec | TimmSpec) -> Backbone:
+    return TimmBackbone(spec) if isinstance(spec, TimmSpec) else ResNet18(spec)
+
+
+def spec_from_dict(stored: dict) -> BackboneSpec | TimmSpec:
+    """The inverse of a spec's `as_dict`; what older checkpoints did not store is the default."""
+    return TimmSpec(**stored) if "timm_name" in stored else BackboneSpec(**stored)
 
 
 class ContrastiveModel(nn.Module):
     """The pretext model: backbone and a two-layer projection head (SimCLR, Chen et al., 2020)."""
 
-    def __init__(self, spec: BackboneSpec, projection_dim: int = 128) -> None:
+    def __init__(self, spec: BackboneSpec | TimmSpec, projection_dim: int = 128) -> None:
         super().__init__()
-        self.backbone = ResNet18(spec)
+        self.backbone = build_backbone(spec)
         dim = self.backbone.feature_dim
         self.projection_head = nn.Sequential(
             nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, projection_dim)
@@ -149,7 +285,7 @@ class ClusterHeads(nn.Module):
 class ClusteringModel(nn.Module):
     """The classifier of scan.py and selflabel.py: images -> logits (heads, B, C)."""
 
-    def __init__(self, backbone: ResNet18, heads: ClusterHeads) -> None:
+    def __init__(self, backbone: Backbone, heads: ClusterHeads) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = heads

@@ -95,7 +95,7 @@ class TrainingSession:
             images_per_epoch: for the progress bar.
             state: what must be restored on resume and stored for it.
         """
-        self._begin()
+        self.begin()
         self._images_per_epoch = images_per_epoch
         first = self._restore(state)
         stored_at = time.monotonic()
@@ -189,8 +189,8 @@ class TrainingSession:
                 f"add --restart to begin again, or choose another --run"
             )
 
-    def _begin(self) -> None:
-        """From here on the files of this stage belong to this start of it."""
+    def begin(self) -> None:
+        """From here on the files of this stage belong to this start of it; `epochs` calls it."""
         if self._begins_again:
             self.files.output(self.stage).unlink(missing_ok=True)
             self.files.partial(self.stage).unlink(missing_ok=True)

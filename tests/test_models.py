@@ -4,20 +4,56 @@ import pytest
 import torch
 
 from src_py import torchvision_compat  # noqa: F401
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.models import (
+    BackboneSpec,
+    ClusterHeads,
+    ClusteringModel,
+    ContrastiveModel,
+    ResNet18,
+    spec_from_dict,
+)
 
 
-def test_imagenet_stem_equals_torchvision():
+@pytest.mark.parametrize(
+    ("name", "blocks", "bottleneck"),
+    [
+        ("resnet18", (2, 2, 2, 2), False),
+        ("resnet34", (3, 4, 6, 3), False),
+        ("resnet50", (3, 4, 6, 3), True),
+    ],
+)
+def test_imagenet_stem_equals_torchvision(name, blocks, bottleneck):
     import torchvision
 
     torch.manual_seed(0)
-    theirs = torchvision.models.resnet18(weights=None).eval()
-    ours = ResNet18(BackboneSpec(width=64, channels=3, small_stem=False)).eval()
+    theirs = getattr(torchvision.models, name)(weights=None).eval()
+    spec = BackboneSpec(64, 3, small_stem=False, blocks=blocks, bottleneck=bottleneck)
+    ours = ResNet18(spec).eval()
     weights = {name: value for name, value in theirs.state_dict().items() if name[:3] != "fc."}
     ours.load_state_dict(weights)
     theirs.fc = torch.nn.Identity()
     images = torch.randn(2, 3, 96, 96)
-    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+    assert ours.feature_dim == theirs(images).shape[1]
+
+
+def test_a_spec_of_an_older_checkpoint_is_an_unfrozen_resnet18():
+    stored = {"width": 16, "channels": 1, "small_stem": True}
+    assert spec_from_dict(stored) == BackboneSpec(16, 1, True, (2, 2, 2, 2), False, False)
+
+
+def test_a_spec_survives_being_stored():
+    spec = BackboneSpec(64, 3, False, blocks=(3, 4, 6, 3), bottleneck=True, frozen=True)
+    assert spec_from_dict(spec.as_dict()) == spec
+
+
+def test_a_frozen_backbone_stays_in_eval_mode():
+    backbone = ResNet18(BackboneSpec(4, 3, small_stem=True, frozen=True))
+    model = ClusteringModel(backbone, ClusterHeads(32, clusters=3, heads=1)).train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert model.heads.training
 
 
 @pytest.mark.parametrize("width", [4, 16])
