@@ -35,7 +35,7 @@ def main(config: MoCoConfig) -> None:
     train_moco(model, images, (settings.mean, settings.std), config, session)
 
     path = session.finish(contrastive_content(model))
-    print(f"{path} written; next: python extract_features.py --run {config.run}")
+    print(f"{path} written; next: python extract_features.py {config.files.option}")
 
 
 if __name__ == "__main__":

@@ -2,51 +2,142 @@
 
     python predict.py --run holiday photos --out out
     python predict.py --run holiday one.jpg two.jpg --out out
+    python predict.py --run holiday photos --out out --sort copy --unsure 0.5
+    python predict.py --run holiday --gallery               # of the images trained on
 
 Writes out/predictions.csv (path, cluster, name, confidence), one row for each readable image in
-input order, and out/skipped.csv (path, reason).
+input order, and out/skipped.csv (path, reason); with --gallery also out/gallery.html. Names and
+merged clusters are those of ckp/<run>/labels.json (the gallery and label.py write it).
 """
+
+from typing import TYPE_CHECKING
 
 from configs.base_config import run_script
 from configs.config_predict import PredictConfig
 
-HEADER = ("path", "cluster", "name", "confidence")
+if TYPE_CHECKING:
+    from src_py.cluster_labels import ClusterLabels
+    from src_py.prediction import Classifier, Prediction
 
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import is_current, load_clustering, require
+    from src_py.checkpoints import choose_classifier, load_clustering
+    from src_py.cluster_labels import LABELS_FILE, ClusterLabels
     from src_py.datasets import DataSettings
     from src_py.errors import UserError
+    from src_py.gallery_images import GalleryImages
+    from src_py.hand_off import write_predictions
     from src_py.hardware import choose_hardware
-    from src_py.prediction import classify_files, list_files
+    from src_py.prediction import Classifier, classify_files, list_files
     from src_py.run_files import write_table
 
-    if not config.paths:
+    if not (config.paths or config.gallery):
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
-    files = config.files
-    require(files, files.data, f"simclr.py --run {config.run}")
-    scan = require(files, files.output("scan"), f"scan.py --run {config.run}")
-    checkpoint = files.output("selflabel")
-    if not checkpoint.exists() or not is_current(files, "selflabel", scan):
-        checkpoint = scan
-        print(f"selflabel.py has not been run on {scan}: using that")
-    paths = list_files(config.paths)
+    files, out = config.files, config.out
+    checkpoint = choose_classifier(files)
+    paths = list_files(config.paths, out) if config.paths else []
     hardware = choose_hardware(config.device)
     model, content = load_clustering(checkpoint)
-    settings = DataSettings(**content["data"])
-
-    rows, skipped = classify_files(
-        paths, hardware.place(model), settings, hardware, config.batch_size
+    labels = ClusterLabels.load(files.checkpoints / LABELS_FILE, content["clusters"])
+    classifier = Classifier(
+        hardware.place(model),
+        DataSettings(**content["data"]),
+        content["temperature"],
+        hardware,
+        config.batch_size,
     )
-    if not rows:
+    if not paths:
+        show_training_images(config, classifier, labels)
+        return
+
+    shown = GalleryImages() if config.gallery else None
+    predictions, skipped = classify_files(paths, classifier, labels, shown)
+    if not predictions:
         raise UserError(f"none of the {len(paths)} files can be read; the first: {skipped[0]}")
 
-    write_table(config.out / "predictions.csv", HEADER, rows)
-    write_table(config.out / "skipped.csv", ("path", "reason"), skipped)
-    print(f"{config.out / 'predictions.csv'}: {len(rows)} images, by {checkpoint}")
+    write_predictions(out / "predictions.csv", predictions)
+    write_table(out / "skipped.csv", ("path", "reason"), skipped)
+    print(f"{out / 'predictions.csv'}: {len(predictions)} images, by {checkpoint}")
     if skipped:
-        print(f"{config.out / 'skipped.csv'}: {len(skipped)} unreadable files")
+        print(f"{out / 'skipped.csv'}: {len(skipped)} unreadable files")
+    if shown is not None:
+        shown.write(out / "gallery.html", config.run, labels)
+        print(f"{out / 'gallery.html'}: open it in a browser, and name the clusters")
+    if config.review:
+        review(config, predictions)
+    if config.hand_off:
+        hand_off(config, predictions, labels)
+    if config.sort:
+        sort(config, predictions)
+
+
+def show_training_images(
+    config: PredictConfig, classifier: "Classifier", labels: "ClusterLabels"
+) -> None:
+    import numpy as np
+
+    from src_py.prediction import show_images
+    from src_py.run_data import open_split, require_rows
+
+    files = config.files
+    images = open_split(files, classifier.settings, "train", classifier.hardware, config.loading)
+    require_rows(files, images.names)
+    page = config.out / "gallery.html"
+    shown = show_images(images.loader, images.names, classifier)
+    shown.write(page, config.run, labels, np.load(files.neighbors))
+    print(f"{page}: open it in a browser, and name the clusters")
+
+
+def review(config: PredictConfig, predictions: list["Prediction"]) -> None:
+    from src_py.hand_off import write_review
+
+    page = config.out / "review.html"
+    write_review(config.out / "review.csv", page, predictions, config.review)
+    print(f"{page}: the {min(config.review, len(predictions))} least confident images")
+
+
+def hand_off(
+    config: PredictConfig, predictions: list["Prediction"], labels: "ClusterLabels"
+) -> None:
+    from src_py.hand_off import write_fiftyone, write_label_studio
+
+    names = list(dict.fromkeys(labels.name_of(group[0]) for group in labels.groups))
+    tasks, interface = config.out / "label_studio.json", config.out / "label_studio.xml"
+    root, storage = write_label_studio(tasks, interface, predictions, names, config.run)
+    print(
+        f"{tasks}: start Label Studio with LOCAL_FILES_SERVING_ENABLED=true and "
+        f"LOCAL_FILES_DOCUMENT_ROOT={root}, give the project {storage} as local storage and "
+        f"{interface} as labeling interface, and import the file"
+    )
+    write_fiftyone(config.out / "fiftyone.json", predictions, names)
+    print(f"{config.out / 'fiftyone.json'}: labels of a FiftyOneImageClassificationDataset")
+
+
+def sort(config: PredictConfig, predictions: list["Prediction"]) -> None:
+    """
+    Raises:
+        UserError: when not one file could be placed.
+    """
+    from src_py.errors import UserError
+    from src_py.sorting import plan, sort_files
+
+    placements = plan(predictions, config.out, config.unsure)
+    if config.dry_run:
+        for placement in placements:
+            what = "already there:" if placement.present else f"would {config.sort}:"
+            print(f"{what} {placement.source} -> {placement.target}")
+        print(f"--dry-run: none of these {len(placements)} images was touched")
+        return
+    outcome = sort_files(placements, config.sort)
+    print(
+        f"{config.out}: {config.sort} of {outcome.placed} images, {outcome.present} already there, "
+        f"{len(outcome.failures)} failed"
+    )
+    for failure in outcome.failures:
+        print(f"failed: {failure}")
+    if len(outcome.failures) == len(placements):
+        raise UserError(f"--sort {config.sort}: none of the {len(placements)} images was placed")
 
 
 if __name__ == "__main__":

@@ -24,14 +24,19 @@ def main(config: ScanConfig) -> None:
     from src_py.hardware import choose_hardware
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.neighbor_pairs import NeighborPairs
-    from src_py.run_data import load_settings, open_split, require_rows
+    from src_py.run_data import (
+        load_settings,
+        open_split,
+        require_enough_images,
+        require_rows,
+    )
     from src_py.session import TrainingSession
-    from src_py.training_loops import keep_best_head, train_heads, train_scan
+    from src_py.training_loops import calibrate, keep_best_head, train_heads, train_scan
 
     files = config.files
     settings = load_settings(files)
-    pretext = require(files, files.output("simclr"), f"simclr.py --run {config.run}")
-    mining = f"extract_features.py --run {config.run}"
+    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
+    mining = f"extract_features.py {files.option}"
     features_file = require(files, files.features, mining)
     neighbors_file = require(files, files.neighbors, mining)
     require_current_mining(files, pretext)
@@ -42,6 +47,7 @@ def main(config: ScanConfig) -> None:
 
     opened = open_split(files, settings, "train", hardware, config.loading)
     require_rows(files, opened.names)
+    require_enough_images(len(opened.names), config.clusters)
     images = opened.loader
     pairs = NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)
     statistics = (settings.mean, settings.std)
@@ -57,9 +63,10 @@ def main(config: ScanConfig) -> None:
 
     trained = train_scan(model, images, pairs, statistics, config, session)
     best = keep_best_head(trained, images, pairs, statistics, config, session)
+    temperature = calibrate(best, images, pairs.neighbors, statistics, config, session)
 
-    path = session.finish(clustering_content(best, settings))
-    print(f"{path} written; next: python selflabel.py --run {config.run}")
+    path = session.finish(clustering_content(best, settings, temperature))
+    print(f"{path} written; next: python selflabel.py {files.option}")
 
 
 if __name__ == "__main__":

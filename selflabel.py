@@ -20,12 +20,12 @@ def main(config: SelfLabelConfig) -> None:
     from src_py.hardware import choose_hardware
     from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
-    from src_py.training_loops import train_self_label
+    from src_py.training_loops import calibrate, train_self_label
 
     files = config.files
     settings = load_settings(files)
-    scan = require(files, files.output("scan"), f"scan.py --run {config.run}")
-    neighbors_file = require(files, files.neighbors, f"extract_features.py --run {config.run}")
+    scan = require(files, files.output("scan"), f"scan.py {files.option}")
+    neighbors_file = require(files, files.neighbors, f"extract_features.py {files.option}")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, [scan])
     if session.is_finished:
@@ -39,9 +39,10 @@ def main(config: SelfLabelConfig) -> None:
 
     statistics = (settings.mean, settings.std)
     final = train_self_label(model, opened.loader, neighbors, statistics, config, session)
+    temperature = calibrate(final, opened.loader, neighbors, statistics, config, session)
 
-    path = session.finish(clustering_content(final, settings))
-    print(f"{path} written; next: python evaluate.py --run {config.run}")
+    path = session.finish(clustering_content(final, settings, temperature))
+    print(f"{path} written; next: python evaluate.py {files.option}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ from torch import nn
 
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.models import (
+    ClusterHeads,
+    ClusteringModel,
+    ContrastiveModel,
+    build_backbone,
+    spec_from_dict,
+)
 from src_py.run_files import RunFiles, as_plain, read_json, write_atomically
 
 FORMAT = 1
@@ -59,10 +65,15 @@ def contrastive_content(model: ContrastiveModel) -> dict:
     }
 
 
-def clustering_content(model: ClusteringModel, settings: DataSettings) -> dict:
-    """What rebuilds a classifier, and how it must be shown images."""
+def clustering_content(model: ClusteringModel, settings: DataSettings, temperature: float) -> dict:
+    """What rebuilds a classifier, and how it must be shown images.
+
+    Args:
+        temperature: that its logits are divided by where a confidence is told.
+    """
     return {
         "data": as_plain(settings),
+        "temperature": temperature,
         "backbone": model.backbone.spec.as_dict(),
         "clusters": model.heads.clusters,
         "heads": model.heads.heads,
@@ -72,7 +83,7 @@ def clustering_content(model: ClusteringModel, settings: DataSettings) -> dict:
 
 def load_contrastive(path: Path) -> ContrastiveModel:
     content = load_checkpoint(path)
-    model = ContrastiveModel(BackboneSpec(**content["backbone"]), content["projection_dim"])
+    model = ContrastiveModel(spec_from_dict(content["backbone"]), content["projection_dim"])
     model.load_state_dict(content["weights"])
     return model
 
@@ -80,7 +91,7 @@ def load_contrastive(path: Path) -> ContrastiveModel:
 def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
     """The classifier in `path` and the rest of what the checkpoint holds."""
     content = load_checkpoint(path)
-    backbone = ResNet18(BackboneSpec(**content["backbone"]))
+    backbone = build_backbone(spec_from_dict(content["backbone"]))
     heads = ClusterHeads(backbone.feature_dim, content["clusters"], content["heads"])
     model = ClusteringModel(backbone, heads)
     model.load_state_dict(content.pop("weights"))
@@ -107,6 +118,20 @@ def is_current(files: RunFiles, stage: str, *made_from: Path) -> bool:
     return all(path.exists() for path in made_from) and stored.get("made_from") == digest(
         *made_from
     )
+
+
+def choose_classifier(files: RunFiles) -> Path:
+    """selflabel.pt where it was made from scan.pt as that is now, and scan.pt where not.
+
+    Raises:
+        UserError: naming the command to run when there is neither.
+    """
+    require(files, files.data, f"simclr.py {files.option}")
+    scan = require(files, files.output("scan"), f"scan.py {files.option}")
+    if is_current(files, "selflabel", scan) and files.output("selflabel").exists():
+        return files.output("selflabel")
+    print(f"selflabel.py has not been run on {scan}: using that")
+    return scan
 
 
 def require_current_mining(files: RunFiles, pretext: Path) -> None:

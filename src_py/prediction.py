@@ -4,26 +4,43 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from tqdm import tqdm
 
+from src_py.cluster_labels import ClusterLabels
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
+from src_py.gallery_images import GalleryImages
 from src_py.hardware import Hardware, available_cores
 from src_py.image_files import IMAGE_EXTENSIONS, UnreadableImage, find_files, read_square
-from src_py.loaders import ResidentImages
+from src_py.loaders import ImageLoader, ResidentImages, ordered_batches
+from src_py.models import ClusteringModel
 from src_py.training_loops import infer
 
-Row = tuple[str, int, str, str]  # path, cluster, name, confidence
 Skipped = list[tuple[str, str]]
 
 
-def list_files(paths: Iterable[Path]) -> list[Path]:
+class Prediction(NamedTuple):
+    """What the classifier says of one image."""
+
+    path: Path
+    cluster: int  # the lowest of a merged group
+    name: str
+    confidence: float  # probability of the cluster, or of its group, 0 to 1
+
+
+def list_files(paths: Iterable[Path], out: Path) -> list[Path]:
     """The files named, and all image files below the folders named, in input order.
+
+    Args:
+        out: where results go. Inside a folder named it is left out, or images that have been
+            sorted would be classified again, as others.
 
     Raises:
         UserError: for a path that does not exist, or when there is no image file at all.
@@ -31,7 +48,11 @@ def list_files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += find_files(path, IMAGE_EXTENSIONS)
+            files = find_files(path, IMAGE_EXTENSIONS)
+            if path.resolve() in out.resolve().parents:
+                inside = path / out.resolve().relative_to(path.resolve())
+                files = [file for file in files if not file.is_relative_to(inside)]
+            found += files
         elif path.exists():
             found.append(path)
         else:
@@ -41,21 +62,58 @@ def list_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model, and all that its predictions depend on.
+
+    Attributes:
+        model: with one head, on the hardware's device.
+        settings: how it must be shown images.
+        temperature: that the logits are divided by.
+    """
+
+    model: ClusteringModel
+    settings: DataSettings
+    temperature: float
+    hardware: Hardware
+    batch_size: int
+
+    def outputs(self, images: ImageLoader) -> tuple[Tensor, np.ndarray]:
+        """Features (N, D) on the device, and probabilities (N, clusters), of all images."""
+        statistics = (self.settings.mean, self.settings.std)
+        backbone = self.model.backbone
+        blocks = infer(backbone, images, statistics, self.hardware, self.batch_size)
+        features = torch.cat(list(blocks))
+        with torch.no_grad():
+            logits = self.model.heads(features)[0]
+        return features, (logits / self.temperature).softmax(dim=1).cpu().numpy()
+
+
+def show_images(images: ImageLoader, names: list[str], classifier: Classifier) -> GalleryImages:
+    """What a gallery needs of a run's own images."""
+    shown = GalleryImages()
+    for indices, pixels in images.batches(ordered_batches(len(images), classifier.batch_size)):
+        block = ResidentImages(pixels, pixels.device)
+        features, probabilities = classifier.outputs(block)
+        shown.add([names[index] for index in indices.tolist()], pixels, features, probabilities)
+    return shown
+
+
 def classify_files(
     paths: list[Path],
-    model: nn.Module,
-    settings: DataSettings,
-    hardware: Hardware,
-    batch_size: int,
-) -> tuple[list[Row], Skipped]:
-    """Rows (path, cluster, name, confidence) of the readable files, and (path, reason) of others.
+    classifier: Classifier,
+    labels: ClusterLabels,
+    shown: GalleryImages | None = None,
+) -> tuple[list[Prediction], Skipped]:
+    """Predictions for the readable files, in order, and (path, reason) of the others.
 
     Args:
-        model: a classifier with one head, on the hardware's device.
+        labels: names and merged groups of the clusters.
+        shown: where to put what a gallery needs of them.
     """
-    rows: list[Row] = []
+    predictions: list[Prediction] = []
     skipped: Skipped = []
-    statistics = (settings.mean, settings.std)
+    settings = classifier.settings
 
     def decode(path: Path) -> np.ndarray | str:
         try:
@@ -65,23 +123,25 @@ def classify_files(
 
     progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
     with progress, ThreadPoolExecutor(available_cores()) as pool:
-        for decoded in _blocks(pool, decode, paths, batch_size):
+        for decoded in _blocks(pool, decode, paths, classifier.batch_size):
             progress.update(len(decoded))
             skipped += [(str(path), image) for path, image in decoded if isinstance(image, str)]
             readable = [(path, image) for path, image in decoded if not isinstance(image, str)]
             if not readable:
                 continue
             pixels = torch.from_numpy(np.stack([image for _, image in readable]))
-            images = ResidentImages(pixels.permute(0, 3, 1, 2), hardware.device)
-            (logits,) = infer(model, images, statistics, hardware, batch_size)
-            confidence, cluster = logits[0].softmax(dim=1).cpu().max(dim=1)
-            rows += [
-                (str(path), c, f"cluster_{c}", f"{p:.4f}")
-                for (path, _), c, p in zip(
-                    readable, cluster.tolist(), confidence.tolist(), strict=True
+            images = ResidentImages(pixels.permute(0, 3, 1, 2), classifier.hardware.device)
+            features, apart = classifier.outputs(images)
+            if shown is not None:
+                shown.add([str(path) for path, _ in readable], images.images, features, apart)
+            probabilities = labels.merged(apart)
+            predictions += [
+                Prediction(path, cluster, labels.name_of(cluster), float(row[cluster]))
+                for (path, _), row, cluster in zip(
+                    readable, probabilities, probabilities.argmax(axis=1).tolist(), strict=True
                 )
             ]
-    return rows, skipped
+    return predictions, skipped
 
 
 def _blocks(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from src_py.budget import fit_schedule
+from src_py.calibration import fit_temperature
 from src_py.hardware import Hardware
 from src_py.health import ClusterCounts
 from src_py.loaders import ImageLoader, number_of_batches, ordered_batches, shuffled_batches
@@ -23,6 +24,7 @@ from src_py.transforms import augment, normalize, to_float
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the pixels, per channel
 HELD_OUT = 10  # one of so many images is not an anchor when heads are trained, but judges them
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
+FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
 
 
 def train_simclr(
@@ -144,6 +146,8 @@ class PretextSchedule:
     def __init__(self, config: Any, images: int) -> None:
         """images: of one epoch."""
         self.peak = config.learning_rate * min(config.batch_size, images) / PAPER_BATCH
+        if config.fine_tune:
+            self.peak *= FINE_TUNE_FACTOR
         self.steps = number_of_batches(images, config.batch_size)  # of one epoch
         self.epochs = config.epochs
         self.warmup = config.warmup_epochs / config.epochs
@@ -285,6 +289,22 @@ def keep_best_head(
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
     return ClusteringModel(model.backbone, model.heads.keep([best]))
+
+
+def calibrate(
+    model: ClusteringModel,
+    images: ImageLoader,
+    neighbors: Tensor,
+    statistics: Statistics,
+    config: Any,
+    session: TrainingSession,
+) -> float:
+    """The temperature of a classifier with one head, found without labels (fit_temperature)."""
+    batches = infer(model, images, statistics, session.hardware, config.batch_size)
+    logits = torch.cat([batch[0] for batch in batches])  # (N, C)
+    temperature = fit_temperature(logits, neighbors)
+    session.say(f"{session.stage}: confidence calibrated with a temperature of {temperature:.2f}")
+    return temperature
 
 
 def train_self_label(

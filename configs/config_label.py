@@ -1,0 +1,44 @@
+"""Options of label.py."""
+
+from dataclasses import dataclass
+
+from tyro.conf import UseAppendAction
+
+from configs.base_config import BaseConfig
+from src_py.errors import UserError
+
+
+@dataclass
+class LabelConfig(BaseConfig):
+    merge: UseAppendAction[tuple[str, ...]] = ()  # clusters that are one: 3,7 (may be repeated)
+    name: UseAppendAction[tuple[str, ...]] = ()  # of a cluster: 3=cat (may be repeated)
+    show: bool = False  # only print what the labels are, or would be: write nothing
+
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """
+        Raises:
+            UserError: when a --merge is not a list of numbers.
+        """
+        return [
+            tuple(_cluster(part, f"--merge {text}") for part in text.split(","))
+            for text in self.merge
+        ]
+
+    @property
+    def names(self) -> list[tuple[int, str]]:
+        """
+        Raises:
+            UserError: when a --name is not a number, '=', and a name.
+        """
+        for text in self.name:
+            if "=" not in text:
+                raise UserError(f"--name {text}: give a cluster and its name, like 3=cat")
+        pairs = [(text, *text.split("=", 1)) for text in self.name]
+        return [(_cluster(number, f"--name {text}"), name) for text, number, name in pairs]
+
+
+def _cluster(text: str, option: str) -> int:
+    if not text.strip().isdecimal():
+        raise UserError(f"{option}: '{text}' is not the number of a cluster (3,7 or 3=cat)")
+    return int(text)

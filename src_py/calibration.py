@@ -1,0 +1,51 @@
+"""Making confidence mean something: a temperature for the logits, found without labels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+LOWEST, HIGHEST = 0.05, 20.0
+STEPS = 40  # halvings of the interval: far finer than a float of the checkpoint shows
+
+
+def fit_temperature(logits: Tensor, neighbors: Tensor) -> float:
+    """The temperature T at which softmax(logits / T) is as confident as the neighbors agree.
+
+    Labels would tell how often a confident prediction is right. Without them, the neighbors do in
+    their place: they were mined by the pretext model, which has never seen a cluster, and an image
+    and its neighbor mostly show the same kind. The share of an image's neighbors that are put into
+    its own cluster therefore estimates, on average over many images, how far the clusters can be
+    relied on; training drives the confidence far above it. Where the pretext model itself mixes
+    kinds, the agreement is too low an estimate, and the confidence errs on the side of doubt.
+
+    T changes no prediction, only its confidence. The mean confidence falls as T rises, so the T at
+    which it equals the mean agreement is found by bisection between 0.05 and 20.
+
+    Args:
+        logits: (N, C) float.
+        neighbors: (N, k) int64, rows of `logits`.
+
+    Raises:
+        ValueError: when the shapes do not fit.
+    """
+    if logits.ndim != 2 or neighbors.ndim != 2 or len(logits) != len(neighbors):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and neighbors {tuple(neighbors.shape)}: "
+            "expected (N, C) and (N, k)"
+        )
+    logits = logits.double()
+    cluster = logits.argmax(dim=1)
+    agreement = (cluster[neighbors] == cluster[:, None]).double().mean()
+    low, high = math.log(LOWEST), math.log(HIGHEST)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if _mean_confidence(logits, math.exp(middle)) > agreement:
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
+def _mean_confidence(logits: Tensor, temperature: float) -> Tensor:
+    return torch.softmax(logits / temperature, dim=1).amax(dim=1).mean()

@@ -1,0 +1,142 @@
+"""Predictions as files for a person to review, and for labelling tools to import."""
+
+import base64
+import html
+import io
+import os
+from pathlib import Path
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from PIL import Image
+
+from src_py.image_files import UnreadableImage, read_image
+from src_py.prediction import Prediction
+from src_py.run_files import write_atomically, write_json, write_table
+
+HEADER = ("path", "cluster", "name", "confidence")
+THUMBNAIL = 128  # longest side in px
+
+
+def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+    """CSV of path, cluster, name, confidence."""
+    write_table(
+        path, HEADER, ((p.path, p.cluster, p.name, f"{p.confidence:.4f}") for p in predictions)
+    )
+
+
+def write_review(csv: Path, page: Path, predictions: list[Prediction], size: int) -> None:
+    """The `size` least confident predictions, as a CSV file and as a page with their images."""
+    doubtful = sorted(predictions, key=lambda p: p.confidence)[:size]
+    write_predictions(csv, doubtful)
+    _write_text(page, PAGE.format(count=len(doubtful), figures="\n".join(map(_figure, doubtful))))
+
+
+def write_label_studio(
+    tasks: Path, interface: Path, predictions: list[Prediction], names: list[str], model: str
+) -> tuple[Path, Path]:
+    """Label Studio's tasks with predictions (JSON), and the labeling interface for them (XML).
+
+    The images are served by Label Studio from its document root, below which it wants a folder as
+    local storage: both are returned, (root, storage).
+
+    Args:
+        names: all that may be chosen.
+        model: the version that the predictions are stored under.
+    """
+    files = [Path(os.path.abspath(p.path)) for p in predictions]
+    storage = Path(os.path.commonpath([file.parent for file in files]))
+    content = [
+        _task(file.relative_to(storage.parent), prediction, model)
+        for file, prediction in zip(files, predictions, strict=True)
+    ]
+    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in names)
+    _write_text(interface, INTERFACE.format(choices=choices))
+    write_json(tasks, content)
+    return storage.parent, storage
+
+
+def write_fiftyone(path: Path, predictions: list[Prediction], names: list[str]) -> None:
+    """The labels file of FiftyOne's FiftyOneImageClassificationDataset.
+
+    Images are named by their absolute paths and stay where they are; a label is the number of its
+    name in "classes".
+    """
+    number = {name: row for row, name in enumerate(names)}
+    labels = {
+        os.path.abspath(p.path): {"label": number[p.name], "confidence": round(p.confidence, 4)}
+        for p in predictions
+    }
+    write_json(path, {"classes": names, "labels": labels})
+
+
+def _task(file: Path, prediction: Prediction, model: str) -> dict:
+    choice = {
+        "type": "choices",
+        "from_name": "label",
+        "to_name": "image",
+        "value": {"choices": [prediction.name]},
+    }
+    score = round(prediction.confidence, 4)
+    return {
+        "data": {"image": "/data/local-files/?d=" + quote(os.fsencode(file.as_posix()))},
+        "predictions": [{"model_version": model, "score": score, "result": [choice]}],
+    }
+
+
+def _figure(prediction: Prediction) -> str:
+    path = html.escape(str(prediction.path))
+    name = html.escape(prediction.name)
+    return (
+        f'<figure><img src="{_thumbnail(prediction.path)}" alt="{path}" loading="lazy">'
+        f"<figcaption><b>{name}</b> (cluster {prediction.cluster}), {prediction.confidence:.3f}"
+        f"<br><small>{path}</small></figcaption></figure>"
+    )
+
+
+def _thumbnail(path: Path) -> str:
+    """An image as a data URI; empty where the file has become unreadable."""
+    try:
+        image = Image.fromarray(read_image(path))
+    except UnreadableImage:
+        return ""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _write_text(path: Path, text: str) -> None:
+    # A file's name may hold bytes that are no text.
+    content = text.encode("utf-8", "replace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+INTERFACE = """<View>
+  <Image name="image" value="$image"/>
+  <Choices name="label" toName="image" choice="single">
+{choices}  </Choices>
+</View>
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Review</title>
+<style>
+:root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }}
+figure {{ margin: 0; overflow-wrap: anywhere; }}
+img {{ width: 8rem; height: 8rem; object-fit: contain; }}
+</style>
+</head>
+<body>
+<h1>The {count} least confident images</h1>
+<main>
+{figures}
+</main>
+</body>
+</html>
+"""

@@ -1,0 +1,129 @@
+"""predict.py as a person runs it, with a network that has learned nothing."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from configs.base_config import parse
+from configs.config_predict import PredictConfig
+from src_py.checkpoints import clustering_content, save_checkpoint
+from src_py.datasets import DataSettings
+from src_py.errors import UserError
+from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
+from src_py.run_files import write_json
+from tests.conftest import PROJECT, write_image
+
+SETTINGS = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture
+def predict(run_script, tmp_path):
+    """Runs predict.py on a run of three clusters and a folder of twelve images."""
+    torch.manual_seed(0)
+    backbone = ResNet18(BackboneSpec(4, 3, small_stem=True))
+    model = ClusteringModel(backbone, ClusterHeads(32, clusters=3, heads=1))
+    run = {"preset": "folder", "recipe": "best", "settings": {"source": "folder", "root": "."}}
+    write_json(tmp_path / "ckp" / "mine" / "data.json", run)
+    content = clustering_content(model, SETTINGS, temperature=0.05)
+    save_checkpoint(tmp_path / "ckp" / "mine" / "scan.pt", content)
+    for number in range(12):
+        write_image(tmp_path / "photos" / f"{number:02d}.png", number % 4, number)
+    return lambda *arguments, **status: run_script(
+        "predict.py", "--run", "mine", "photos", "--device", "cpu", *arguments, **status
+    )
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_labels_sorting_review_and_hand_off(predict, tmp_path):
+    predict("--out", "plain")
+    plain = read_csv(tmp_path / "plain" / "predictions.csv")
+    assert {row["name"] for row in plain} <= {"cluster_0", "cluster_1", "cluster_2"}
+
+    labels = {"version": 1, "clusters": 3, "names": {"0": "a/b"}, "merge": [[0, 1, 2]]}
+    write_json(tmp_path / "ckp" / "mine" / "labels.json", labels)
+    options = ("--out", "out", "--sort", "copy", "--review", "2", "--hand-off")
+    told = predict(*options).stdout
+    out = tmp_path / "out"
+    rows = read_csv(out / "predictions.csv")
+    assert [row["path"] for row in rows] == [f"photos/{n:02d}.png" for n in range(12)]
+    assert {(row["cluster"], row["name"], row["confidence"]) for row in rows} == {
+        ("0", "a/b", "1.0000")
+    }
+    assert len(list((out / "a_b").iterdir())) == 12
+    assert "copy of 12 images, 0 already there, 0 failed" in told
+    assert len(read_csv(out / "review.csv")) == 2 and (out / "review.html").exists()
+    assert len(json.loads((out / "label_studio.json").read_text())) == 12
+    assert '"a/b"' in (out / "label_studio.xml").read_text()
+    assert json.loads((out / "fiftyone.json").read_text())["classes"] == ["a/b"]
+
+    assert "copy of 0 images, 12 already there" in predict(*options).stdout
+
+
+def test_dry_run_then_move_of_images_whose_results_lie_beside_them(predict, tmp_path):
+    (tmp_path / "photos" / "bad.png").write_text("no image")
+    out = tmp_path / "photos" / "out"
+    told = predict("--out", out, "--sort", "move", "--unsure", "0.99", "--dry-run").stdout
+    assert told.count("would move: photos/") == 12
+    assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "skipped.csv"]
+    predict("--out", out, "--sort", "copy")
+    assert len(list(out.rglob("*.png"))) == 12
+    again = predict("--out", out, "--sort", "move", "--unsure", "0.99").stdout
+    assert len(read_csv(out / "predictions.csv")) == 12  # not those that lie in out
+    assert "0 failed" in again
+    assert (tmp_path / "photos" / "bad.png").exists()
+
+
+def test_nothing_placed_ends_with_status_2(predict, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("cluster_0", "cluster_1", "cluster_2"):
+        (tmp_path / "out" / name).write_text("a file in the place of a folder")
+    failed = predict("--out", "out", "--sort", "copy", status=2)
+    assert failed.stdout.count("failed: photos/") == 12
+    assert "none of the 12 images was placed" in failed.stderr
+    assert len(read_csv(tmp_path / "out" / "predictions.csv")) == 12
+
+
+def test_a_wrong_labels_file_is_said_in_one_line(predict, tmp_path):
+    write_json(tmp_path / "ckp" / "mine" / "labels.json", {"version": 1, "clusters": 7})
+    failed = predict(status=2)
+    assert failed.stderr.startswith("predict.py: ckp/mine/labels.json: made for 7 clusters")
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dry-run"], ["--dry-run", "--sort"]),
+        (["--unsure", "0.5"], ["--unsure", "--sort"]),
+        (["--unsure", "1", "--sort", "copy"], ["--unsure 1"]),
+        (["--review", "-1"], ["--review -1"]),
+        (["--sort", "move", "--hand-off"], ["--hand-off", "--sort move"]),
+        (["--sort", "shift"], ["--sort", "copy"]),
+    ],
+)
+def test_wrong_options_end_in_one_line(monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
+    with pytest.raises(UserError) as error:
+        parse(PredictConfig, "predict", None)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_predicting_loads_no_library_it_does_not_need():
+    """Or a single image would take longer than three seconds."""
+    code = (
+        "import sys, src_py.checkpoints, src_py.prediction, src_py.hand_off, src_py.sorting; "
+        "print({'sklearn', 'matplotlib', 'faiss', 'tensorboard', 'torchvision', 'scipy'}"
+        " & sys.modules.keys() or '')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,221 @@
+"""Sorting files into folders: nothing overwritten, nothing lost, nothing twice."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from src_py import sorting
+from src_py.prediction import Prediction
+from src_py.sorting import plan, safe_name, sort_files
+
+
+def write(path, content="x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def predicted(path, name="cat", confidence=0.9, cluster=3):
+    return Prediction(path, cluster, name, confidence)
+
+
+def tree(folder):
+    """Content by relative path of every file below a folder, links followed."""
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+
+
+def sort(predictions, out, method="copy", unsure=0.0):
+    return sort_files(plan(predictions, out, unsure), method)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two files of one name and another, as predictions."""
+    folder = tmp_path / "photos"
+    return [
+        predicted(write(folder / "a" / "1.png", "one")),
+        predicted(write(folder / "b" / "1.png", "two")),
+        predicted(write(folder / "2.png", "three"), "dog", confidence=0.4),
+    ]
+
+
+SORTED = {"cat/1.png": "one", "cat/1 (2).png": "two", "dog/2.png": "three"}
+
+
+@pytest.mark.parametrize("method", ["copy", "link", "move"])
+def test_each_name_is_a_folder(photos, tmp_path, method):
+    outcome = sort(photos, tmp_path / "out", method)
+    assert (outcome.placed, outcome.present, outcome.failures) == (3, 0, [])
+    assert tree(tmp_path / "out") == SORTED
+    assert [p.path.exists() for p in photos] == [method != "move"] * 3
+    assert (tmp_path / "out" / "cat" / "1.png").is_symlink() == (method == "link")
+
+
+@pytest.mark.parametrize("method", ["copy", "link"])
+def test_a_second_run_adds_nothing(photos, tmp_path, method):
+    sort(photos, tmp_path / "out", method)
+    outcome = sort(photos, tmp_path / "out", method)
+    assert (outcome.placed, outcome.present) == (0, 3)
+    assert tree(tmp_path / "out") == SORTED
+
+
+def test_a_file_that_is_there_is_never_overwritten(photos, tmp_path):
+    out = tmp_path / "out"
+    write(out / "cat" / "1.png", "somebody's")
+    (out / "cat" / "1 (2).png").symlink_to("nowhere")
+    sort(photos, out, "move")
+    assert (out / "cat" / "1.png").read_text() == "somebody's"
+    assert os.readlink(out / "cat" / "1 (2).png") == "nowhere"
+    assert (out / "cat" / "1 (3).png").read_text() == "one"
+    assert (out / "cat" / "1 (4).png").read_text() == "two"
+
+
+@pytest.mark.parametrize("method", ["copy", "link", "move"])
+def test_a_file_that_appears_after_planning_is_not_overwritten(photos, tmp_path, method):
+    out = tmp_path / "out"
+    placements = plan(photos, out, 0)
+    write(out / "cat" / "1.png", "late")
+    outcome = sort_files(placements, method)
+    assert outcome.placed == 2
+    assert len(outcome.failures) == 1 and "exists" in outcome.failures[0]
+    assert (out / "cat" / "1.png").read_text() == "late"
+    assert photos[0].path.read_text() == "one"
+
+
+def test_moving_onto_the_same_content_keeps_the_file(photos, tmp_path):
+    write(tmp_path / "out" / "cat" / "1.png", "one")
+    outcome = sort(photos[:1], tmp_path / "out", "move")
+    assert (outcome.placed, outcome.present) == (0, 1)
+    assert photos[0].path.exists()
+
+
+def test_files_in_their_folder_already_stay(photos, tmp_path):
+    out = tmp_path / "out"
+    sort(photos, out)
+    again = [predicted(path) for path in sorted((out / "cat").iterdir())]
+    assert sort([*photos, *again], out, "move").placed == 0
+    assert tree(out) == SORTED
+
+
+def test_identical_files_of_one_name_are_both_placed_once(tmp_path):
+    twins = [predicted(write(tmp_path / folder / "1.png")) for folder in "ab"]
+    for expected in (2, 0):
+        assert sort(twins, tmp_path / "out").placed == expected
+    assert set(tree(tmp_path / "out")) == {"cat/1.png", "cat/1 (2).png"}
+
+
+def test_a_file_named_twice_is_placed_once(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = predicted(Path("photos/a/1.png"))
+    assert sort([photos[0], photos[0], relative], tmp_path / "out", "move").placed == 1
+
+
+def test_names_that_differ_in_case_get_different_files(tmp_path):
+    """Some file systems take a.PNG and A.png for the same."""
+    images = [predicted(write(tmp_path / name)) for name in ("1/a.PNG", "2/A.png")]
+    sort(images, tmp_path / "out")
+    assert set(tree(tmp_path / "out")) == {"cat/a.PNG", "cat/A (2).png"}
+
+
+def test_the_unsure_have_a_folder(photos, tmp_path):
+    sort(photos, tmp_path / "out", unsure=0.5)
+    assert set(tree(tmp_path / "out")) == {"cat/1.png", "cat/1 (2).png", "unsure/2.png"}
+
+
+def test_planning_touches_nothing(photos, tmp_path):
+    placements = plan(photos, tmp_path / "out", 0)
+    assert [placement.present for placement in placements] == [False] * 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_failure_does_not_stop_the_rest(photos, tmp_path):
+    photos[0].path.unlink()
+    outcome = sort(photos, tmp_path / "out")
+    assert outcome.placed == 2
+    (failure,) = outcome.failures
+    assert str(photos[0].path) in failure and "\n" not in failure
+    assert not list((tmp_path / "out").rglob(".*"))  # no part of a copy
+
+
+def test_a_moved_link_still_leads_to_its_file(tmp_path):
+    real = write(tmp_path / "photos" / "real.png", "real")
+    link = tmp_path / "photos" / "link.png"
+    link.symlink_to("real.png")
+    sort([predicted(link)], tmp_path / "out", "move")
+    assert tree(tmp_path / "out") == {"cat/link.png": "real"}
+    assert real.exists() and not os.path.lexists(link)
+
+
+def refuse(number):
+    def refusing(*_):
+        raise OSError(number, os.strerror(number))
+
+    return refusing
+
+
+def test_moving_to_another_disk_copies_and_verifies(photos, tmp_path, monkeypatch):
+    link = os.link
+
+    def between_disks(source, target):
+        if Path(source).parent != Path(target).parent:
+            refuse(errno.EXDEV)()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", between_disks)
+    assert sort(photos, tmp_path / "out", "move").placed == 3
+    assert tree(tmp_path / "out") == SORTED and not photos[0].path.exists()
+
+
+def test_a_bad_copy_on_another_disk_keeps_the_file(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(sorting, "_rename", refuse(errno.EXDEV))
+    monkeypatch.setattr(sorting, "_copy", lambda source, target: target.write_text("damaged"))
+    outcome = sort(photos, tmp_path / "out", "move")
+    assert len(outcome.failures) == 3 and "differs" in outcome.failures[0]
+    assert all(p.path.exists() for p in photos) and tree(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("method", ["copy", "move"])
+def test_file_systems_without_hard_links(photos, tmp_path, monkeypatch, method):
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))
+    assert sort(photos, tmp_path / "out", method).placed == 3
+    assert tree(tmp_path / "out") == SORTED
+
+
+def test_links_fall_back_to_hard_links_then_copies(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "symlink_to", refuse(errno.EPERM))
+    sort(photos, tmp_path / "hard", "link")
+    assert (tmp_path / "hard" / "cat" / "1.png").samefile(photos[0].path)
+    monkeypatch.setattr(Path, "hardlink_to", refuse(errno.EPERM))
+    sort(photos, tmp_path / "copied", "link")
+    assert not (tmp_path / "copied" / "cat" / "1.png").samefile(photos[0].path)
+    assert tree(tmp_path / "hard") == tree(tmp_path / "copied") == SORTED
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("cat", "cat"),
+        ("black cat", "black cat"),
+        ("Käse 猫", "Käse 猫"),
+        ("a/b\\c:d", "a_b_c_d"),
+        ("..", ""),
+        ("../..", ""),
+        (".hidden. ", "hidden"),
+        ("///", ""),
+        ("CON", "CON_"),
+        ("nul.txt", "nul.txt_"),
+        ("unsure", "unsure_"),
+        ("a\tb", "a_b"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_folder_names_are_safe(name, safe):
+    assert safe_name(name) == safe
+
+
+def test_a_name_of_which_nothing_is_left_gives_the_number(tmp_path):
+    sort([predicted(write(tmp_path / "1.png"), "..")], tmp_path / "out")
+    assert set(tree(tmp_path / "out")) == {"cluster_3/1.png"}
