@@ -1,0 +1,356 @@
+"""gallery.html as a person uses it, in a headless Chromium driven by its DevTools protocol."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from src_py.gallery_page import write_gallery
+from tests.test_gallery_page import HOSTILE, make_content
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+KEYS = {"Enter": 13, "Escape": 27, "End": 35, "ArrowRight": 39, "ArrowLeft": 37, "Tab": 9}
+PATIENCE = 60  # seconds, for a machine that is busy
+
+
+class Browser:
+    """A Chromium with one page, spoken to in JSON through two pipes; needs no package."""
+
+    def __init__(self, program, folder):
+        # Chromium reads from descriptor 3 and writes to 4. Ours are moved out of their way first.
+        read_end, self.commands = os.pipe()
+        self.answers, write_end = os.pipe()
+        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_end, write_end)]
+
+        def place_pipes():
+            os.dup2(theirs[0], 3)
+            os.dup2(theirs[1], 4)
+
+        self.process = subprocess.Popen(
+            [
+                program,
+                "--headless=new",
+                "--remote-debugging-pipe",
+                "--no-sandbox",  # the page is our own, and root has no sandbox
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                f"--user-data-dir={folder / 'profile'}",
+                "about:blank",
+            ],
+            preexec_fn=place_pipes,
+            pass_fds=(3, 4),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for end in (read_end, write_end, *theirs):
+            os.close(end)
+        self.buffer, self.number, self.session, self.events = b"", 0, None, []
+        targets = self.send("Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        attached = self.send("Target.attachToTarget", targetId=page, flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method, **parameters):
+        """One command's result. Events that arrive before it are kept."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.receive()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def receive(self):
+        while b"\0" not in self.buffer:
+            part = os.read(self.answers, 1 << 16)
+            assert part, "Chromium has ended"
+            self.buffer += part
+        message, self.buffer = self.buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def run(self, expression):
+        """The value of a JavaScript expression in the page."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait_for(self, expression):
+        end = time.monotonic() + PATIENCE
+        while not (value := self.run(expression)):
+            assert time.monotonic() < end, expression
+            time.sleep(0.05)
+        return value
+
+    def open(self, path, width=1200, scheme="light"):
+        self.run("unsaved = false")  # or leaving the page would ask
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=800,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.send("Emulation.setEmulatedMedia", features=features)
+        self.send("Page.navigate", url="about:blank")
+        self.wait_for("location.href === 'about:blank'")
+        self.events.clear()
+        self.send("Page.navigate", url=path.as_uri())
+        self.wait_for("location.protocol === 'file:' && document.readyState === 'complete'")
+
+    def press(self, key, text=""):
+        for kind in ("keyDown", "keyUp"):
+            self.send(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=KEYS[key],
+                text=text if kind == "keyDown" else "",
+            )
+
+    def click(self, selector):
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView()")
+        x, y = self.run(
+            f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])"
+            f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def type(self, selector, text):
+        self.click(selector)
+        self.send("Input.insertText", text=text)
+
+    def complaints(self):
+        """Errors and warnings of the console, exceptions, and whatever was asked of a network."""
+        self.run("0")  # lets pending events arrive
+        found = []
+        for event in self.events:
+            method, parameters = event.get("method"), event.get("params", {})
+            if method in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+                found.append(parameters)
+            elif method == "Network.requestWillBeSent":
+                url = parameters["request"]["url"]
+                if not url.startswith(("file:", "data:", "blob:", "about:")):
+                    found.append(url)
+        return found
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.commands)
+        os.close(self.answers)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    started = Browser(program, tmp_path_factory.mktemp("chromium"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """A page of 600 images in three of four clusters, with names that try to be scripts."""
+    names = [*HOSTILE, *(f"photos/{number}.jpg" for number in range(598))]
+    path = tmp_path_factory.mktemp("page") / "gallery.html"
+    write_gallery(path, make_content(600, title=HOSTILE[1], names=names, merged=[]))
+    return path
+
+
+@pytest.fixture
+def page(browser, gallery):
+    browser.open(gallery)
+    yield browser
+    assert browser.complaints() == []
+
+
+LABELS = "JSON.parse(document.querySelector('#labels-text').textContent)"
+POPUP = "document.querySelector('dialog').open"
+FOCUS = "document.activeElement.getAttribute('aria-label')"
+TILE = ".card[data-cluster='0'] .tile"
+
+
+def name_box(cluster):
+    return f".card[data-cluster='{cluster}'] input[type=text]"
+
+
+def mark(page, *clusters):
+    for cluster in clusters:
+        page.click(f".card[data-cluster='{cluster}'] input[type=checkbox]")
+
+
+def value_of(page, cluster):
+    return page.run(f'document.querySelector("{name_box(cluster)}").value')
+
+
+def test_a_card_for_each_cluster_shows_its_ends(page):
+    assert page.run("document.querySelectorAll('.card').length") == 4
+    assert page.run("document.querySelectorAll('.card .tile').length") == 3 * 2 * 5
+    assert page.run("document.querySelector('h1').textContent") == HOSTILE[1]
+    ends = page.run(
+        "[...document.querySelectorAll('.card[data-cluster=\"1\"] .tiles')]"
+        ".map(grid => data.thousandths[grid.firstChild.dataset.image])"
+    )
+    assert ends[0] > 990 and ends[1] < 510
+    assert page.run("document.querySelectorAll('script:not([type])').length") == 1
+
+
+def test_sprites_are_decoded_when_they_come_into_view(browser, gallery):
+    browser.open(gallery, width=360)
+    browser.wait_for("sheetUrls.size > 0")
+    last = "document.querySelector('.card[data-cluster=\"2\"] [data-end=uncertain] .tile')"
+    assert browser.run(f"{last}.style.backgroundImage") == ""
+    assert browser.run("sheetTexts.length") == 3
+    assert browser.run("sheetUrls.has(2)") is False
+    browser.run(f"{last}.scrollIntoView()")
+    browser.wait_for(f"{last}.style.backgroundImage.startsWith('url(\"blob:')")
+    browser.run("probe = new Image(); probe.src = sheetUrls.get(2)")
+    assert browser.wait_for("probe.naturalWidth") == 16 * 16
+    assert browser.complaints() == []
+
+
+def test_show_more(page):
+    grid = "document.querySelector('.card .tiles')"
+    page.click(".card .more")
+    assert page.run(f"{grid}.children.length") == 30
+    assert page.run("document.activeElement === document.querySelectorAll('.card .tile')[5]")
+
+
+def test_naming_a_cluster_changes_labels_json_and_what_images_are_called(page):
+    assert page.run(LABELS) == {"version": 1, "clusters": 4, "names": {"1": "cat"}, "merge": []}
+    page.type(name_box(0), HOSTILE[0])
+    assert page.run(LABELS)["names"] == {"0": HOSTILE[0], "1": "cat"}
+    text = page.run("document.querySelector('#labels-text').textContent")
+    assert '    "1": "cat"\n' in text  # an entry a line
+    assert f", {HOSTILE[0]}, confidence" in page.run(f'document.querySelector("{TILE}").ariaLabel')
+    assert page.run("document.querySelector('#legend button').textContent") == f"● 0 {HOSTILE[0]}"
+
+
+def test_merging_and_undoing(page):
+    assert page.run("document.querySelector('#merge').disabled")
+    mark(page, 2, 1)
+    page.click("#merge")
+    assert page.run(LABELS)["merge"] == [[1, 2]]
+    assert value_of(page, 2) == "cat"  # the lowest of the group carries the name
+    mark(page, 0, 2)
+    page.click("#merge")
+    assert page.run(LABELS) == {
+        "version": 1,
+        "clusters": 4,
+        "names": {"0": "cat"},
+        "merge": [[0, 1, 2]],
+    }
+    page.click("#groups button")
+    assert page.run(LABELS)["merge"] == [[1, 2]]
+    page.click("#groups button")
+    assert page.run(LABELS) == {"version": 1, "clusters": 4, "names": {"1": "cat"}, "merge": []}
+    assert [value_of(page, cluster) for cluster in range(4)] == ["", "cat", "", ""]
+
+
+def test_known_labels_are_there_from_the_start(browser, tmp_path):
+    path = tmp_path / "gallery.html"
+    write_gallery(path, make_content(cluster_names={0: "dog"}, merged=[[2, 0]]))
+    browser.open(path)
+    assert browser.run(LABELS)["names"] == {"0": "dog"}
+    assert browser.run(LABELS)["merge"] == [[0, 2]]
+    assert value_of(browser, 2) == "dog"
+    assert browser.complaints() == []
+
+
+def test_labels_json_is_downloaded(page, tmp_path):
+    page.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.type(name_box(2), "dog")
+    page.click("#download")
+    end = time.monotonic() + PATIENCE
+    while not (tmp_path / "labels.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    saved = (tmp_path / "labels.json").read_text(encoding="utf-8")
+    assert saved == page.run("document.querySelector('#labels-text').textContent")
+    assert json.loads(saved)["names"] == {"1": "cat", "2": "dog"}
+
+
+def test_an_image_opens_its_neighbors_by_click(page):
+    page.click(TILE)
+    assert page.run(POPUP)
+    assert page.run("document.querySelectorAll('#neighbors .tile').length") == 8
+    first = page.run("document.querySelector('#neighbors .tile').ariaLabel")
+    page.click("#neighbors .tile")  # a neighbor has neighbors of its own
+    assert first.startswith(page.run("document.querySelector('#opened-name').textContent"))
+    page.press("Escape")
+    assert not page.run(POPUP)
+
+
+def test_the_whole_way_by_keyboard(page):
+    page.run(f'document.querySelector("{TILE}").focus()')
+    before = page.run(FOCUS)
+    page.press("ArrowRight")
+    second = page.run(FOCUS)
+    assert second != before and "confidence" in second
+    page.press("End")
+    page.press("ArrowRight")  # there is nothing beyond the last
+    assert page.run("document.activeElement.nextSibling") is None
+    page.press("Enter", text="\r")
+    assert page.run(POPUP)
+    assert page.run("document.activeElement.id") == "close"
+    page.press("Escape")
+    assert not page.run(POPUP)
+    assert page.run("document.activeElement.className") == "tile"
+    page.press("Tab")  # one tab stop for each row of images
+    assert page.run("document.activeElement.className") == "more"
+
+
+def test_the_map_by_pointer_and_by_keyboard(page):
+    page.click("#map canvas")
+    assert page.run(POPUP)
+    page.press("Escape")
+    said = page.run("document.querySelector('#point span').textContent")
+    assert "confidence" in said
+    assert page.run("document.activeElement.tagName") == "CANVAS"
+    page.press("ArrowLeft")
+    assert page.run("document.querySelector('#point span').textContent") != said
+    page.press("Enter")
+    assert page.run(POPUP)
+    page.press("Escape")
+    drawn = "new Set(canvas.getContext('2d').getImageData(0, 0, 700, 500).data).size"
+    assert page.run(drawn) > 10
+    page.click("#legend button")
+    assert page.run("document.querySelector('#legend button').ariaPressed") == "true"
+    page.run("canvas.focus()")
+    page.click("#map canvas")
+    assert page.run("clusterOf[point]") == 0
+
+
+def test_light_and_dark(browser, gallery):
+    luminance = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    browser.open(gallery, scheme="light")
+    assert min(browser.run(luminance)) > 200
+    browser.open(gallery, scheme="dark")
+    assert max(browser.run(luminance)) < 60
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("width", [360, 320])
+def test_a_phone_needs_no_sideways_scrolling(browser, gallery, width):
+    browser.open(gallery, width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    browser.click(TILE)
+    assert browser.run("document.querySelector('dialog').getBoundingClientRect().right") <= width
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.complaints() == []
