@@ -29,6 +29,7 @@ def main(config: EvaluateConfig) -> None:
 
     from src_py import evaluation
     from src_py.checkpoints import is_current, load_clustering, load_contrastive, require
+    from src_py.cluster_labels import LABELS_FILE, ClusterLabels
     from src_py.gallery import save_contact_sheet
     from src_py.hardware import choose_hardware
     from src_py.labels import load_labels
@@ -38,13 +39,17 @@ def main(config: EvaluateConfig) -> None:
     files = config.files
     settings = load_settings(files)
     root = None if settings.root is None else Path(settings.root)
-    pretext = require(files, files.output("simclr"), f"simclr.py --run {config.run}")
+    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
     hardware = choose_hardware(config.device)
     encoder = hardware.place(load_contrastive(pretext).backbone)
     classifiers = {
-        stage: hardware.place(load_clustering(files.output(stage))[0])
+        stage: load_clustering(files.output(stage))
         for stage in STAGES
         if files.output(stage).exists() and is_current(files, stage, *made_from(files, stage))
+    }
+    cluster_labels = {
+        stage: ClusterLabels.load(files.checkpoints / LABELS_FILE, content["clusters"])
+        for stage, (_, content) in classifiers.items()
     }
 
     splits = {}
@@ -57,7 +62,12 @@ def main(config: EvaluateConfig) -> None:
             images=opened.loader,
             labels=load_labels(settings.source, root, split, opened.names, config.folder_labels),
             features=compute.outputs(encoder),
-            probabilities={name: compute.probabilities(m) for name, m in classifiers.items()},
+            probabilities={
+                stage: compute.probabilities(
+                    hardware.place(model), content["temperature"], cluster_labels[stage]
+                )
+                for stage, (model, content) in classifiers.items()
+            },
         )
 
         if split == "train" and is_current(files, "extract_features", pretext):
@@ -67,6 +77,8 @@ def main(config: EvaluateConfig) -> None:
     result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
     write_json(files.evaluation, result)
     print(evaluation.as_table(config.run, result))
+    if classifiers and any(labels.merge for labels in cluster_labels.values()):
+        print(f"merged clusters count as one, as {files.checkpoints / LABELS_FILE} says")
     if classifiers:
         last = list(classifiers)[-1]
         evaluation.save_confusion(files.logs / "confusion.png", splits, last)

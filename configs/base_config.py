@@ -106,6 +106,8 @@ def run_script(
     config_class: type[Config], stage: str, main: Callable[[Config], None], description: str | None
 ) -> None:
     """Runs a script: a wrong input ends in one line and exit status 2, Ctrl-C in status 130."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # file names are not always valid text
     try:
         main(parse(config_class, stage, description))
     except (UserError, OSError) as error:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from src_py.cluster_labels import ClusterLabels
 from src_py.datasets import DataSettings
 from src_py.hardware import Hardware
 from src_py.loaders import ImageLoader, ordered_batches
@@ -59,10 +60,13 @@ class Computation:
         batches = infer(model, self.images, statistics, self.hardware, self.batch_size)
         return torch.cat([batch.cpu() for batch in batches], dim=dim).numpy()
 
-    def probabilities(self, model: nn.Module) -> np.ndarray:
-        """(N, clusters) of a classifier with one head."""
+    def probabilities(
+        self, model: nn.Module, temperature: float, labels: ClusterLabels
+    ) -> np.ndarray:
+        """(N, groups) of a classifier with one head: merged clusters count as one."""
         logits = torch.from_numpy(self.outputs(model, dim=1)[0])
-        return logits.softmax(dim=1).numpy()
+        merged = labels.merged((logits / temperature).softmax(dim=1).numpy())
+        return merged[:, [group[0] for group in labels.groups]]
 
 
 def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:

@@ -139,14 +139,28 @@ def test_configurations_do_not_import_torch():
     """Or --help would take seconds."""
     code = (
         "import sys, configs.config_simclr, configs.config_scan, configs.config_selflabel, "
-        "configs.config_extract_features, configs.config_evaluate, configs.config_predict; "
+        "configs.config_extract_features, configs.config_evaluate, configs.config_predict, "
+        "configs.config_label, configs.config_export, configs.config_choose_clusters, "
+        "configs.config_moco, configs.config_ablation; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
 
 
 @pytest.mark.parametrize(
-    "script", ["simclr", "moco", "extract_features", "scan", "selflabel", "evaluate", "predict"]
+    "script",
+    [
+        "simclr",
+        "moco",
+        "extract_features",
+        "scan",
+        "selflabel",
+        "evaluate",
+        "predict",
+        "label",
+        "choose_clusters",
+        "export",
+    ],
 )
 def test_help_names_every_option(run_script, script):
     text = run_script(f"{script}.py", "--help").stdout

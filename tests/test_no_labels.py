@@ -37,7 +37,15 @@ def closure(script):
 
 
 @pytest.mark.parametrize(
-    "script", ["simclr.py", "moco.py", "extract_features.py", "scan.py", "selflabel.py"]
+    "script",
+    [
+        "simclr.py",
+        "moco.py",
+        "extract_features.py",
+        "choose_clusters.py",
+        "scan.py",
+        "selflabel.py",
+    ],
 )
 def test_a_training_stage_imports_nothing_that_reads_labels(script):
     modules = closure(script)

@@ -16,11 +16,12 @@ PARAMETERS = {
         "ARGUMENTS": {
             "simclr": f"--width 4 {TINY}",
             "extract_features": "--device cpu",
+            "choose_clusters": "--highest 3 --device cpu",
             "scan": f"--head-epochs 1 --heads 2 {TINY}",
             "selflabel": TINY,
         },
     },
-    "explore": {"RUN": "notebook"},
+    "explore": {"RUN": "notebook", "NAMES": {3: "three"}, "MERGE": [(1, 2)]},
 }
 
 
@@ -48,7 +49,9 @@ def test_notebooks_run_from_top_to_bottom(tmp_path, monkeypatch):
     trained = execute("train", tmp_path)
     assert "kmeans" in trained and "selflabel" in trained
     explored = execute("explore", tmp_path)
-    assert "cluster 0" in explored
+    assert "cluster 0" in explored and "three" in explored
+    assert '"3": "three"' in (tmp_path / "ckp" / "notebook" / "labels.json").read_text()
+    assert (tmp_path / "out" / "notebook.zip").exists()
 
 
 @pytest.mark.parametrize("name", ["train", "explore"])

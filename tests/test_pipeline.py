@@ -151,17 +151,6 @@ def test_digits_train_without_their_labels(run_script, tmp_path, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_only_evaluation_can_reach_a_label():
-    """No training script or module imports labels.py or metrics.py."""
-    from tests.conftest import PROJECT
-
-    allowed = {"evaluate.py", "labels.py", "metrics.py", "evaluation.py"}
-    for path in [*PROJECT.glob("*.py"), *(PROJECT / "src_py").glob("*.py")]:
-        text = path.read_text()
-        if path.name not in allowed:
-            assert "src_py.labels" not in text and "src_py.metrics" not in text, path
-
-
 @pytest.mark.parametrize("script", ["extract_features", "scan", "selflabel", "evaluate", "predict"])
 def test_a_run_that_does_not_exist_names_the_first_command(run_script, script):
     arguments = ["."] if script == "predict" else []
