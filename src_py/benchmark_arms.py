@@ -22,6 +22,7 @@ from src_py.benchmarking import (
 from src_py.hardware import Hardware
 from src_py.loaders import ResidentImages
 from src_py.losses import UNRELIABLE, nt_xent, scan_loss, self_label_loss
+from src_py.memory import descend
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.neighbors import find_neighbors, neighbor_recall
 from src_py.reference_pipeline import (
@@ -34,7 +35,6 @@ from src_py.reference_pipeline import (
 )
 from src_py.training_loops import (
     adam,
-    descend,
     infer,
     pair_loss,
     pseudo_label_loss,

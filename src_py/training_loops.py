@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from src_py.hardware import Hardware
 from src_py.health import ClusterCounts
 from src_py.loaders import ImageLoader, number_of_batches, ordered_batches, shuffled_batches
 from src_py.losses import UNRELIABLE, ScanLoss, info_nce, nt_xent, scan_loss, self_label_loss
+from src_py.memory import BatchParts, descend
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel, KeyQueue
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.prototypes import start_at_prototypes
@@ -44,7 +46,13 @@ def train_simclr(
         return simclr_loss(trial, batch, statistics, config, generator, session.hardware)
 
     fit_schedule(model, images, config, session, loss_of)
-    optimizer = sgd(model, config)
+
+    def train_loss(generator: torch.Generator, part: Tensor) -> Tensor:
+        loss = loss_of(model, part, generator)
+        session.record(len(part), loss=loss)
+        return loss
+
+    optimizer, parts = sgd(model, config), BatchParts(session)
     count = images_per_epoch(len(images), config)
     schedule = PretextSchedule(config, count)
     model.train()
@@ -55,9 +63,7 @@ def train_simclr(
         batches = epoch_batches(len(images), config, generator)
         for step, (_, batch) in enumerate(images.batches(batches)):
             schedule.set(optimizer, epoch, step)
-            loss = simclr_loss(model, batch, statistics, config, generator, session.hardware)
-            descend(optimizer, loss)
-            session.record(len(batch), loss=loss)
+            parts.descend(optimizer, partial(train_loss, generator), batch)
 
 
 def simclr_loss(
@@ -96,7 +102,14 @@ def train_moco(
     target = hardware.place(copy.deepcopy(model), config.compile).train()
     queue = hardware.place(KeyQueue(min(config.queue_size, len(images)), config.projection_dim))
     fit_schedule(model, images, config, session, loss_of)
-    optimizer = sgd(model, config)
+
+    def train_loss(generator: torch.Generator, part: Tensor) -> Tensor:
+        loss, keys = moco_loss(model, target, queue, part, statistics, config, generator, hardware)
+        queue.push(keys)
+        session.record(len(part), loss=loss)
+        return loss
+
+    optimizer, parts = sgd(model, config), BatchParts(session)
     count = images_per_epoch(len(images), config)
     schedule = PretextSchedule(config, count)
     model.train()
@@ -108,13 +121,8 @@ def train_moco(
         batches = epoch_batches(len(images), config, generator)
         for step, (_, batch) in enumerate(images.batches(batches)):
             schedule.set(optimizer, epoch, step)
-            loss, keys = moco_loss(
-                model, target, queue, batch, statistics, config, generator, hardware
-            )
-            descend(optimizer, loss)
+            parts.descend(optimizer, partial(train_loss, generator), batch)
             update_average(target, model, config.target_decay, buffers=False)
-            queue.push(keys)
-            session.record(len(batch), loss=loss)
 
 
 def moco_loss(
@@ -219,9 +227,28 @@ def train_scan(
         loss, _ = pair_loss(trial, pair, statistics, config, generator, session.hardware)
         return loss.total.sum()
 
+    def pair_train_loss(
+        generator: torch.Generator,
+        counts: ClusterCounts,
+        totals: Tensor,
+        anchors: Tensor,
+        neighbors: Tensor,
+    ) -> Tensor:
+        pair = torch.cat([anchors, neighbors])
+        loss, logits = pair_loss(model, pair, statistics, config, generator, session.hardware)
+        counts.add(logits.detach())
+        totals += loss.total.detach()
+        session.record(
+            len(anchors),
+            loss=loss.total.mean(),
+            consistency=loss.consistency.mean(),
+            entropy=loss.entropy.mean(),
+        )
+        return loss.total.sum()
+
     fit_schedule(model, images, config, session, loss_of)
     average = moving_average(model, config, session.hardware)
-    optimizer = adam(model, config)
+    optimizer, parts = adam(model, config), BatchParts(session)
     model.train()
     epochs = session.epochs(
         config.epochs,
@@ -238,18 +265,10 @@ def train_scan(
         # All drawn first, so that the views' random numbers do not depend on the kind of loader.
         rows = [torch.cat([a, pairs.draw(a, generator)]) for a in anchors]
         for _, batch in images.batches(rows):
-            loss, logits = pair_loss(model, batch, statistics, config, generator, session.hardware)
-            descend(optimizer, loss.total.sum())
+            train_loss = partial(pair_train_loss, generator, counts, totals)
+            parts.descend(optimizer, train_loss, *batch.chunk(2))
             if config.ema_decay:
                 update_average(average, model, config.ema_decay)
-            counts.add(logits.detach())
-            totals += loss.total.detach()
-            session.record(
-                len(batch) // 2,
-                loss=loss.total.mean(),
-                consistency=loss.consistency.mean(),
-                entropy=loss.entropy.mean(),
-            )
         session.report(epoch, counts.health(int(totals.argmin())))
     return average
 
@@ -340,7 +359,19 @@ def train_self_label(
     labels = Labels(len(images), hardware.device)
     fit_schedule(model, images, config, session, loss_of)
     teacher = moving_average(model, config, hardware)
-    optimizer = adam(model, config)
+    optimizer, parts = adam(model, config), BatchParts(session, accumulate=True)
+
+    def pseudo_label_train_loss(
+        generator: torch.Generator, counts: ClusterCounts, part: Tensor, known: Tensor
+    ) -> Tensor:
+        loss, kept, logits = pseudo_label_loss(
+            model, teacher, part, known, statistics, config, generator, hardware
+        )
+        optimizer.found_inf *= kept == 0
+        counts.add(logits)
+        session.record(len(part), loss=loss, kept=kept / len(part), skipped_steps=kept == 0)
+        return loss
+
     epochs = session.epochs(
         config.epochs,
         images_per_epoch(len(images), config),
@@ -357,19 +388,13 @@ def train_self_label(
             probabilities = torch.cat([logits[0] for logits in batches]).softmax(dim=1)
             labels.reliable = reliable_labels(probabilities, neighbors, config.reliable_share)
         for rows, batch in images.batches(epoch_batches(len(images), config, generator)):
-            known = labels.reliable[rows]
-            loss, kept, logits = pseudo_label_loss(
-                model, teacher, batch, known, statistics, config, generator, hardware
-            )
-            # With no pseudo-label there is nothing to learn from in this step. The fused optimizer
-            # then leaves weights and moments as they are, without the host having to ask.
-            optimizer.found_inf = (kept == 0).float()
-            if hardware.device.type != "mps" or kept > 0:  # MPS does not look at it
-                descend(optimizer, loss)
+            # With no pseudo-label there is nothing to learn from in a step. The fused optimizer
+            # then leaves weights and moments as they are: every part that has one clears this.
+            optimizer.found_inf = torch.ones((), device=hardware.device)
+            train_loss = partial(pseudo_label_train_loss, generator, counts)
+            parts.descend(optimizer, train_loss, batch, labels.reliable[rows])
             if config.ema_decay:
                 update_average(teacher, model, config.ema_decay)
-            counts.add(logits)
-            session.record(len(batch), loss=loss, kept=kept / len(batch), skipped_steps=kept == 0)
         health = counts.health(reliable=session.mean("kept"))
         session.report(epoch, health, f"{session.total('skipped_steps'):.0f} steps skipped")
     return teacher
@@ -476,13 +501,6 @@ def update_average(
     if buffers:
         for mean, current in zip(average.buffers(), model.buffers(), strict=True):
             mean.copy_(current)
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down the gradient of `loss`."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
 
 
 def sgd(model: nn.Module, config: Any) -> torch.optim.SGD:

@@ -9,8 +9,10 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.hardware import choose_hardware
+from src_py.losses import UNRELIABLE
+from src_py.memory import descend
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
-from src_py.training_loops import adam, descend, pair_loss, pseudo_label_loss, sgd, simclr_loss
+from src_py.training_loops import adam, pair_loss, pseudo_label_loss, sgd, simclr_loss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
@@ -36,7 +38,7 @@ def scan_step(batch, generator, hardware):
     optimizer = adam(model, config)
     return lambda: descend(
         optimizer,
-        pair_loss(model, batch, STATISTICS, config, generator, hardware).total.sum(),
+        pair_loss(model, batch, STATISTICS, config, generator, hardware)[0].total.sum(),
     )
 
 
@@ -44,9 +46,12 @@ def self_label_step(batch, generator, hardware):
     config = SelfLabelConfig(run="cuda")
     model = hardware.place(classifier())
     optimizer = adam(model, config)
+    reliable = torch.full((len(batch),), UNRELIABLE, device="cuda")
     return lambda: descend(
         optimizer,
-        pseudo_label_loss(model, model, batch, STATISTICS, config, generator, hardware)[0],
+        pseudo_label_loss(model, model, batch, reliable, STATISTICS, config, generator, hardware)[
+            0
+        ],
     )
 
 
