@@ -1,4 +1,4 @@
-# make demo   the four stages on scikit-learn's digits, then the table of scores
+# make demo   the four stages on scikit-learn's digits, the table of scores, the gallery
 # make test   style and the whole test suite
 PYTHON ?= python3
 VENV := .venv
@@ -14,6 +14,7 @@ demo: $(VENV)/installed
 	$(BIN)/python scan.py --run $(RUN) --seed $(SEED)
 	$(BIN)/python selflabel.py --run $(RUN) --seed $(SEED)
 	$(BIN)/python evaluate.py --run $(RUN)
+	$(BIN)/python predict.py --run $(RUN) --gallery --out out/$(RUN)
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ def main(config: ScanConfig) -> None:
         require,
         require_current_mining,
     )
+    from src_py.cluster_labels import LABELS_FILE, set_aside
     from src_py.hardware import choose_hardware
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.neighbor_pairs import NeighborPairs
@@ -52,6 +53,8 @@ def main(config: ScanConfig) -> None:
     pairs = NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)
     statistics = (settings.mean, settings.std)
 
+    if not session.is_resumable:
+        set_aside(files.checkpoints / LABELS_FILE)
     torch.manual_seed(config.seed)
     backbone = load_contrastive(pretext).backbone
     if config.head_epochs and not session.is_resumable:

@@ -76,7 +76,7 @@ DIGITS = {
         "learning_rate": 1e-3,
         "threshold": 0.95,
         "weak_augment": WEAK_STROKES,
-        "strong_augment": STROKES,
+        "strong_augment": replace(STROKES, cutout=4),
     },
 }
 

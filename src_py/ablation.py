@@ -1,5 +1,6 @@
 """Whole runs of the four stages, by setting and seed, and the table of their scores."""
 
+import csv
 import json
 import platform
 import shlex
@@ -7,7 +8,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
     shares_pretext = setting in VARIANTS and pretext == "simclr"
     if shares_pretext:
         _copy_pretext(RunFiles(files.run.replace(setting, BEST_RECIPE)), files)
-    started = time.monotonic()
     for stage in STAGES:
         if shares_pretext and stage in STAGES[:2]:
             continue
@@ -54,9 +53,8 @@ def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
             options += ["--seed", str(seed), *shlex.split(getattr(config, stage))]
         options += VARIANTS.get(setting, {}).get(stage, [])
         _run(pretext if stage == "simclr" else stage, options)
-    seconds = time.monotonic() - started
     _run("evaluate", ["--run", files.run, *(["--pixels"] if config.pixels else [])])
-    _keep(files, pretext, out, seconds)
+    _keep(files, pretext, out)
 
 
 def summarize(out: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -117,7 +115,17 @@ def _run(script: str, options: list[str]) -> None:
         raise UserError(f"{script}.py ended with status {status}; the same command goes on")
 
 
-def _keep(files: RunFiles, pretext: str, out: Path, seconds: float) -> None:
+def _training_seconds(files: RunFiles) -> float:
+    """Of all epochs of all stages, as logged: also right for a run that was interrupted."""
+    total = 0.0
+    for log in (files.log(stage) for stage in ("simclr", "moco", "scan", "selflabel")):
+        if log.exists():
+            with log.open(newline="", encoding="utf-8") as file:
+                total += sum(float(row["seconds"]) for row in csv.DictReader(file))
+    return round(total, 1)
+
+
+def _keep(files: RunFiles, pretext: str, out: Path) -> None:
     """Copies what is worth keeping of a run. Paths of the images are cut to the folder's name."""
     out.mkdir(parents=True, exist_ok=True)
     for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png"):
@@ -130,5 +138,5 @@ def _keep(files: RunFiles, pretext: str, out: Path, seconds: float) -> None:
         hardware = stored.get("hardware", hardware)
         write_json(out / f"{stage}.json", stored)
     machine = {"device": hardware, "processor": platform.processor() or platform.machine()}
-    write_json(out / "machine.json", machine | {"training_seconds": round(seconds, 1)})
+    write_json(out / "machine.json", machine | {"training_seconds": _training_seconds(files)})
     shutil.copy2(files.evaluation, out / "evaluation.json")  # last: it says that all is there

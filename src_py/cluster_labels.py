@@ -136,6 +136,14 @@ class ClusterLabels:
         return replace(self, merge=tuple(sorted([*apart, tuple(sorted(joined))])))
 
 
+def set_aside(path: Path) -> None:
+    """Renames labels of clusters that are about to be replaced, so that none gets a wrong name."""
+    if path.exists():
+        old = path.with_suffix(".old.json")
+        path.replace(old)
+        print(f"{path} named the clusters of an earlier training: it is {old} now")
+
+
 def _block(brackets: str, lines: list[str]) -> str:
     """Entries between brackets, each on a line of its own."""
     if not lines:

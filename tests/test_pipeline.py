@@ -45,7 +45,10 @@ def test_a_folder_of_photos_becomes_predictions(run_script, photo_folder, tmp_pa
         assert [row["epoch"] for row in read_csv(logs / f"{stage}.csv")] == ["1", "2"]
     assert load_checkpoint(checkpoints / "selflabel.pt")["clusters"] == 3
 
-    run_script("predict.py", "--run", "mine", photo_folder, "--out", "out")
+    run_script("predict.py", "--run", "mine", photo_folder, "--out", "out", "--gallery")
+    assert "00.png" in (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8")
+    run_script("predict.py", "--run", "mine", "--gallery", "--out", "trained")
+    assert (tmp_path / "trained" / "gallery.html").exists()
     rows = read_csv(tmp_path / "out" / "predictions.csv")
     assert list(rows[0]) == ["path", "cluster", "name", "confidence"]
     assert [row["path"] for row in rows] == [str(photo_folder / f"{n:02d}.png") for n in range(40)]
@@ -74,11 +77,16 @@ def test_a_class_tree_is_scored_on_both_splits(run_script, class_tree, tmp_path)
             assert row in table
     assert (tmp_path / "logs" / "tree" / "confusion.png").exists()
 
+    run_script("label.py", "--run", "tree", "--name", "0=cat")
     again = run_script("scan.py", "--run", "tree", "--clusters", "6", "--restart", *SCAN)
-    assert "scan.pt written" in again.stdout
+    assert "scan.pt written" in again.stdout and "labels.old.json now" in again.stdout
     run_script("evaluate.py", "--run", "tree")
     evaluation = json.loads((tmp_path / "logs" / "tree" / "evaluation.json").read_text())
     assert evaluation["clusters"] == 6 and evaluation["mapping"] == "majority"
+    run_script("label.py", "--run", "tree", "--merge", "0,1", "--merge", "2,3")
+    assert "merged clusters count as one" in run_script("evaluate.py", "--run", "tree").stdout
+    evaluation = json.loads((tmp_path / "logs" / "tree" / "evaluation.json").read_text())
+    assert evaluation["clusters"] == 4 and evaluation["mapping"] == "hungarian"
     # The old selflabel.pt is of another classifier: it is neither scored nor used.
     assert set(evaluation["test"]) == {"kmeans", "scan"}
     told = run_script("predict.py", "--run", "tree", class_tree / "test", "--out", "out").stdout
