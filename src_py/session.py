@@ -179,9 +179,9 @@ class TrainingSession:
         if stored is None or not begun:
             return
         changed = [
-            f"--{name.replace('_', '-')} {stored['config'].get(name)} (now {value})"
+            f"--{name.replace('_', '-')} {stored['config'][name]} (now {value})"
             for name, value in self._options.items()
-            if name not in FREE_OPTIONS and value != stored["config"].get(name)
+            if name not in FREE_OPTIONS and value != stored["config"].get(name, value)
         ]
         if changed:
             raise UserError(
