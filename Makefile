@@ -36,7 +36,7 @@ clean:
 	rm -rf $(VENV) ckp logs out
 
 # The figures of the README: see ablation.py for what is kept of each run.
-.PHONY: cifar10 results-digits results-fashion-mnist results-cifar10-cpu
+.PHONY: cifar10 results-digits results-digits-long-tail results-fashion-mnist results-cifar10-cpu
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
 # make cifar10 DATA=<folder> RECIPE=best MINUTES=25
@@ -54,6 +54,12 @@ results-digits: $(VENV)/installed
 	$(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4
 	$(BIN)/python ablation.py --preset digits --recipes best --seeds 0,1 \
 	    --variants moco,no-mutual,no-prototypes,no-heads-first,no-reliable,no-teacher
+
+# Digits of which the most frequent is ten times as frequent as the rarest; the test set is balanced.
+results-digits-long-tail: $(VENV)/installed
+	$(BIN)/python -m src_py.long_tail out/digits-long-tail
+	$(BIN)/python ablation.py --preset digits --data out/digits-long-tail --variants uneven \
+	    --seeds 0,1,2 --simclr="--image-size 16" --out results/digits-long-tail
 
 # Both recipes on one thread of a CPU, the same schedule: 60,000 images at a quarter of the network's
 # width and 20 px. Features of so few epochs do not bear strong views.

@@ -8,9 +8,10 @@ from configs.base_config import BaseConfig, as_flag
 from configs.presets import BEST_RECIPE, PAPER_RECIPE
 from src_py.errors import UserError
 
-# What is taken away from the recipe 'best', or exchanged in it: options of each script.
+# What is taken away from the recipe 'best', exchanged or changed in it: options of each script.
 VARIANTS = {
     "moco": {},  # moco.py in the place of simclr.py
+    "uneven": {"scan": ["--evenness", "0.85"]},
     "no-mutual": {"scan": ["--no-mutual"]},
     "no-prototypes": {"scan": ["--no-prototypes"]},
     "no-heads-first": {"scan": ["--no-prototypes", "--head-epochs", "0"]},
@@ -22,7 +23,9 @@ VARIANTS = {
 @dataclass
 class AblationConfig(BaseConfig):
     recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
-    variants: str = ""  # of the recipe best: moco, no-mutual, no-prototypes, no-heads-first,
+    variants: str = (
+        ""  # of the recipe best: moco, uneven, no-mutual, no-prototypes, no-heads-first,
+    )
     # no-reliable, no-teacher; separated by commas
     seeds: str = "0,1,2"  # separated by commas
     simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"

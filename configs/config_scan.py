@@ -15,6 +15,10 @@ class ScanConfig(TrainingConfig):
     learning_rate: float = 1e-4  # of Adam
     weight_decay: float = 1e-4  # L2 penalty
     entropy_weight: float = 5.0  # lambda: how strongly clusters of equal size are asked for
+    evenness: float = (
+        1.0  # lower it where kinds are unequal, to 0.85 for ten to one: the entropy of
+    )
+    # cluster sizes that is asked for, as a share of that of equal ones
     heads: int = 10  # cluster heads that share the backbone; the one of lowest loss is kept
     head_epochs: int = 0  # passes over the stored features that train the heads alone, first
     head_learning_rate: float = 1e-2  # of Adam in those passes
@@ -34,6 +38,8 @@ class ScanConfig(TrainingConfig):
         require_at_least(self, 1, "heads", "candidate_heads")
         require_at_least(self, 0, "head_epochs", "head_learning_rate")
         require_fraction(self, "ema_decay")
+        if not 0 <= self.evenness <= 1:
+            raise UserError(f"--evenness {self.evenness}: must be in [0, 1]")
         if self.prototypes and not self.head_epochs:
             raise UserError("--prototypes: needs --head-epochs of at least 1")
         if self.head_epochs and self.candidate_heads < self.heads:

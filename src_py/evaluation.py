@@ -108,9 +108,11 @@ def as_table(run: str, result: dict) -> str:
             f"run {run}: {result['clusters']} clusters, accuracy by {result['mapping']} mapping"
         )
         differs = any(_majority_differs(row) for name in splits for row in result[name].values())
-        columns = ["acc", "nmi", "ari"] + (["majority_acc", "hungarian_acc"] if differs else [])
+        uneven = any(_macro_differs(row) for name in splits for row in result[name].values())
+        columns = ["acc", *(["macro_acc"] if uneven else []), "nmi", "ari"]
+        columns += ["majority_acc", "hungarian_acc"] if differs else []
         columns = [column for column in columns if column != f"{result['mapping']}_acc"]
-        titles = {"majority_acc": "MAJORITY", "hungarian_acc": "HUNGARIAN"}
+        titles = {"macro_acc": "MACRO", "majority_acc": "MAJORITY", "hungarian_acc": "HUNGARIAN"}
         for name in splits:
             header = "".join(f"{titles.get(column, column.upper()):>10}" for column in columns)
             lines.append(f"{name:<14}{header}")
@@ -169,3 +171,8 @@ def _pixels(images: ImageLoader) -> np.ndarray:
 
 def _majority_differs(scores: dict[str, float]) -> bool:
     return round(scores["majority_acc"], 3) != round(scores["hungarian_acc"], 3)
+
+
+def _macro_differs(scores: dict[str, float]) -> bool:
+    """By more than the classes of a balanced set differ in size by chance."""
+    return abs(scores["macro_acc"] - scores["acc"]) > 0.01

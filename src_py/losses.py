@@ -70,13 +70,17 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         return F.cross_entropy(similarity, torch.arange(len(queries), device=queries.device))
 
 
-def scan_loss(anchor_logits: Tensor, neighbor_logits: Tensor, entropy_weight: float) -> ScanLoss:
+def scan_loss(
+    anchor_logits: Tensor, neighbor_logits: Tensor, entropy_weight: float, evenness: float = 1.0
+) -> ScanLoss:
     """SCAN's clustering loss, for one head or for several at once.
 
     With p = softmax(logits) and m the mean of the anchors' p over the batch:
       consistency = -mean_i log <p(anchor_i), p(neighbor_i)>
       entropy     = -sum_c m_c log m_c
-      total       = consistency - entropy_weight * entropy
+      total       = consistency - entropy_weight * min(entropy, evenness * log C)
+    With evenness 1, the paper's loss, clusters of equal size are asked for without end; below 1,
+    only as far as the entropy of their sizes falls short of that share of its maximum.
     All in log space, so that saturated logits need no epsilon and keep their gradient.
 
     anchor_logits, neighbor_logits: (B, C) -> scalars, or (H, B, C) -> (H,) tensors.
@@ -89,7 +93,10 @@ def scan_loss(anchor_logits: Tensor, neighbor_logits: Tensor, entropy_weight: fl
         consistency = -(log_anchor + log_neighbor).logsumexp(dim=-1).mean(dim=-1)
         log_mean = log_anchor.logsumexp(dim=-2) - math.log(log_anchor.shape[-2])  # (..., C)
         entropy = -(log_mean.exp() * log_mean).sum(dim=-1)
-        return ScanLoss(consistency - entropy_weight * entropy, consistency, entropy)
+        asked_for = entropy
+        if evenness < 1:
+            asked_for = entropy.clamp(max=evenness * math.log(anchor_logits.shape[-1]))
+        return ScanLoss(consistency - entropy_weight * asked_for, consistency, entropy)
 
 
 def self_label_loss(

@@ -100,7 +100,9 @@ def score(
     """Score a clustering against labels: fractions in 0-1 (ari may fall below 0 by chance).
 
     "acc" is Hungarian when clusters = classes, majority vote otherwise; "hungarian_acc" and
-    "majority_acc" give both always; "nmi" and "ari" need no mapping.
+    "majority_acc" give both always; "nmi" and "ari" need no mapping. "macro_acc" is the mean over
+    the classes of the accuracy within each, by the mapping of "acc": where classes are unequal, a
+    rare one counts as much as a frequent one.
 
     As in the papers, the mapping is fitted on the samples that are scored: the test split's
     accuracy uses a mapping fitted on the test split itself. Pass the training split's mapping,
@@ -115,22 +117,20 @@ def score(
         num_classes, columns = len(np.unique(labels)), int(labels.max(initial=0)) + 1
     else:
         columns = num_classes
-    fits = {
-        "hungarian": hungarian_accuracy(clusters, labels, num_clusters, columns),
-        "majority": majority_accuracy(clusters, labels, num_clusters, columns),
-    }
+    case = (clusters, labels, num_clusters, columns)
     if mapping is None:
-        accuracy = fits[mapping_name(num_clusters, num_classes)]
+        hungarian = mapping_name(num_clusters, num_classes) == "hungarian"
+        mapping = hungarian_mapping(*case) if hungarian else majority_mapping(*case)
     elif len(mapping) != num_clusters:
         raise ValueError(f"the mapping has {len(mapping)} entries for {num_clusters} clusters")
-    else:
-        accuracy = mapping_accuracy(clusters, labels, mapping)
+    right = np.asarray(mapping)[clusters] == labels
     return {
-        "acc": accuracy,
+        "acc": mapping_accuracy(clusters, labels, mapping),
+        "macro_acc": float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
         "nmi": float(normalized_mutual_info_score(labels, clusters)),
         "ari": float(adjusted_rand_score(labels, clusters)),
-        "majority_acc": fits["majority"],
-        "hungarian_acc": fits["hungarian"],
+        "majority_acc": majority_accuracy(*case),
+        "hungarian_acc": hungarian_accuracy(*case),
     }
 
 

@@ -47,7 +47,11 @@ class NeighborPairs:
         return self.neighbors[anchors, columns]
 
     def loss(
-        self, logits: Tensor, entropy_weight: float, anchors: Tensor | None = None
+        self,
+        logits: Tensor,
+        entropy_weight: float,
+        evenness: float = 1.0,
+        anchors: Tensor | None = None,
     ) -> ScanLoss:
         """The SCAN loss of every head over all pairs of the anchors.
 
@@ -68,6 +72,8 @@ class NeighborPairs:
                 consistency += len(rows) * scan_loss(logits[:, rows], others, 0.0).consistency
                 pairs += len(rows)
         chosen = logits[:, anchors]
-        entropy = scan_loss(chosen, chosen, 0.0).entropy
+        apart = scan_loss(chosen, chosen, entropy_weight, evenness)
         consistency = consistency / pairs
-        return ScanLoss(consistency - entropy_weight * entropy, consistency, entropy)
+        # The sizes' part of the loss does not depend on which neighbors were compared.
+        total = apart.total - apart.consistency + consistency
+        return ScanLoss(total, consistency, apart.entropy)

@@ -191,10 +191,11 @@ def train_heads(
             anchors = trained[batch]
             rows = torch.cat([anchors, pairs.draw(anchors, generator)])
             anchor_logits, neighbor_logits = heads(features[rows]).chunk(2, dim=1)
-            loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight)
+            loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight, config.evenness)
             descend(optimizer, loss.total.sum())
     with torch.no_grad():
-        totals = pairs.loss(heads(features), config.entropy_weight, held_out).total
+        logits = heads(features)
+        totals = pairs.loss(logits, config.entropy_weight, config.evenness, held_out).total
     best = totals.argsort()[: config.heads].tolist()
     session.say(
         f"heads: {len(totals)} trained on the stored features, held-out losses "
@@ -290,7 +291,8 @@ def pair_loss(
     with hardware.autocast():
         logits = model(normalize(views, *statistics))  # (H, 2B, C)
     anchor_logits, neighbor_logits = logits.chunk(2, dim=1)
-    return scan_loss(anchor_logits, neighbor_logits, config.entropy_weight), anchor_logits
+    loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight, config.evenness)
+    return loss, anchor_logits
 
 
 def keep_best_head(
@@ -304,7 +306,7 @@ def keep_best_head(
     """The classifier with the one head whose SCAN loss over the whole set is lowest: no labels."""
     batches = infer(model, images, statistics, session.hardware, config.batch_size)
     logits = torch.cat(list(batches), dim=1)  # (H, N, C)
-    totals = pairs.loss(logits, config.entropy_weight).total
+    totals = pairs.loss(logits, config.entropy_weight, config.evenness).total
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
     return ClusteringModel(model.backbone, model.heads.keep([best]))

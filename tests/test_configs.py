@@ -108,6 +108,7 @@ def test_a_configuration_survives_json(command_line):
         ("simclr", ["--temperature", "0"], ["--temperature"]),
         ("selflabel", ["--threshold", "1"], ["--threshold"]),
         ("selflabel", ["--minutes", "0"], ["--minutes 0", "above 0"]),
+        ("scan", ["--evenness", "1.5"], ["--evenness 1.5", "[0, 1]"]),
         ("scan", ["--recipe", "bset"], ["--recipe", "bset"]),
         ("moco", ["--queue-size", "0"], ["--queue-size 0", "at least 1"]),
     ],

@@ -308,6 +308,16 @@ def test_self_label_loss_ignores_order_and_dropped_samples():
     assert extended.kept == kept
 
 
+def test_evenness_asks_for_no_more_than_its_share_of_the_largest_entropy():
+    anchors, neighbors = draw(17, "normal", 20, 4), draw(18, "normal", 20, 4)
+    paper = scan_loss(anchors, neighbors, 5.0)
+    share = paper.entropy.item() / math.log(4)
+    assert_close(scan_loss(anchors, neighbors, 5.0, share + 0.01).total, paper.total, 1e-12)
+    capped = scan_loss(anchors, neighbors, 5.0, share / 2)
+    assert_close(capped.total, paper.consistency - 5 * paper.entropy / 2, 1e-12)
+    assert_close(capped.entropy, paper.entropy, 1e-12)
+
+
 def test_a_reliable_label_holds_whatever_the_weak_view_says():
     weak = torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
     strong = draw(13, "normal", 3, 2)

@@ -27,7 +27,7 @@ from src_py.metrics import (
     score,
 )
 
-KEYS = {"acc", "nmi", "ari", "majority_acc", "hungarian_acc"}
+KEYS = {"acc", "macro_acc", "nmi", "ari", "majority_acc", "hungarian_acc"}
 
 
 def brute_force_hungarian(clusters, labels, num_clusters, num_classes):
@@ -141,9 +141,16 @@ def test_score_of_a_random_clustering_is_near_chance():
 def test_score_of_a_collapse_to_one_cluster():
     labels = np.arange(100) % 4
     scores = score(np.zeros(100, np.int64), labels, 4)
-    expected = {"acc": 0.25, "nmi": 0, "ari": 0, "majority_acc": 0.25, "hungarian_acc": 0.25}
+    expected = dict.fromkeys(("acc", "macro_acc", "majority_acc", "hungarian_acc"), 0.25)
+    expected |= {"nmi": 0, "ari": 0}
     assert scores == pytest.approx(expected, abs=1e-9)
     assert score(np.zeros(100, np.int64), labels, 1)["acc"] == 0.25
+
+
+def test_a_rare_class_counts_as_much_as_a_frequent_one_in_macro_accuracy():
+    labels = np.array([0] * 18 + [1] * 2)
+    scores = score(np.array([0] * 18 + [0, 1]), labels, 2)
+    assert scores["acc"] == pytest.approx(0.95) and scores["macro_acc"] == pytest.approx(0.75)
 
 
 def test_nmi_and_ari_by_hand():

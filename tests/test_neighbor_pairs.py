@@ -51,6 +51,6 @@ def test_the_loss_of_some_anchors_leaves_the_others_out():
     logits = torch.randn(1, 4, 3)
     pairs = NeighborPairs.of(NEIGHBORS, CPU, mutual=True)
     anchors = torch.tensor([0, 3])
-    found = pairs.loss(logits, 5.0, anchors)
+    found = pairs.loss(logits, 5.0, anchors=anchors)
     expected = scan_loss(logits[:, anchors], logits[:, torch.tensor([1, 2])], 5.0)
     torch.testing.assert_close(found.total, expected.total)
