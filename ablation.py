@@ -4,8 +4,8 @@
     python ablation.py --preset digits --recipes best --variants no-mutual,no-reliable --seeds 0,1
 
 Runs the four stages and evaluate.py for every setting and seed; what is done already is not done
-again. Leaves results/<preset>/<setting>/seed<N>/ (scores, logs, configurations, device, duration)
-and results/<preset>/table.md.
+again. Leaves results/<run>/<setting>/seed<N>/ (scores, logs, configurations, device, duration)
+and results/<run>/table.md; <run> is the folder's or the preset's name.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from configs.config_ablation import AblationConfig
 def main(config: AblationConfig) -> None:
     from src_py.ablation import as_table, run_setting, summarize
 
-    out = config.out or Path("results") / config.preset
+    out = config.out or Path("results") / config.run
     for seed in map(int, config.seeds.split(",")):
         for setting in config.settings:
             run_setting(config, setting, seed, out / setting / f"seed{seed}")

@@ -38,12 +38,13 @@ def main(config: ChooseClustersConfig) -> None:
     features = torch.from_numpy(np.load(features_file)).to(device)  # (N, D)
     pairs = NeighborPairs.of(np.load(neighbors_file), device, mutual=True)
     study = ClusterNumberStudy(features, pairs, config.images, config.seed)
-    study.require_images_for(config.highest)
+    highest = config.highest or study.default_highest(config.lowest)
+    study.require_images_for(highest)
 
     header = ("clusters", "held_out_loss", "agreement", "silhouette", "smallest_cluster")
     print(COLUMNS.format("K", *(name.replace("_", " ") for name in header[1:])), flush=True)
     evidence = []
-    for clusters in range(config.lowest, config.highest + 1):
+    for clusters in range(config.lowest, highest + 1):
         found = study.examine(clusters, config.seeds)
         evidence.append(found)
         measures = (f"{value:.3f}" for value in (found.loss, found.agreement, found.silhouette))

@@ -81,10 +81,11 @@ def main(config: EvaluateConfig) -> None:
         print(f"merged clusters count as one, as {files.checkpoints / LABELS_FILE} says")
     if classifiers:
         last = list(classifiers)[-1]
-        evaluation.save_confusion(files.logs / "confusion.png", splits, last)
+        names = cluster_labels[last].group_names
+        evaluation.save_confusion(files.logs / "confusion.png", splits, last, names)
         train = splits["train"]
         save_contact_sheet(
-            files.logs / "contact_sheet.png", train.images, train.probabilities[last]
+            files.logs / "contact_sheet.png", train.images, train.probabilities[last], names
         )
         print(f"pictures: {files.logs / 'contact_sheet.png'}")
 

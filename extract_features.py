@@ -31,6 +31,11 @@ def main(config: ExtractFeaturesConfig) -> None:
     model = hardware.place(load_contrastive(pretext))
     images = open_split(files, settings, "train", hardware, config.loading)
 
+    if config.neighbors >= len(images.names):
+        raise UserError(
+            f"--neighbors {config.neighbors}: must be below the number of images, "
+            f"{len(images.names)}"
+        )
     statistics = (settings.mean, settings.std)
     batches = infer(model.backbone, images.loader, statistics, hardware, config.batch_size)
     features = torch.cat(list(batches))  # (N, D)

@@ -3,7 +3,7 @@
     python predict.py --run holiday photos --out out
     python predict.py --run holiday one.jpg two.jpg --out out
     python predict.py --run holiday photos --out out --sort copy --unsure 0.5
-    python predict.py --run holiday --gallery               # of the images trained on
+    python predict.py --run holiday --gallery     # only the gallery, of the images trained on
 
 Writes out/predictions.csv (path, cluster, name, confidence), one row for each readable image in
 input order, and out/skipped.csv (path, reason); with --gallery also out/gallery.html. Names and

@@ -16,7 +16,8 @@ def main(config: SelfLabelConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import clustering_content, load_clustering, require
+    from src_py.checkpoints import clustering_content, is_current, load_clustering, require
+    from src_py.errors import UserError
     from src_py.hardware import choose_hardware
     from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
@@ -26,6 +27,12 @@ def main(config: SelfLabelConfig) -> None:
     settings = load_settings(files)
     scan = require(files, files.output("scan"), f"scan.py {files.option}")
     neighbors_file = require(files, files.neighbors, f"extract_features.py {files.option}")
+    pretext = files.output("simclr")
+    if not is_current(files, "scan", pretext, files.features, neighbors_file):
+        raise UserError(
+            f"run '{config.run}': {scan} was not made from {neighbors_file} as it is now; "
+            f"run again: python scan.py {files.option}"
+        )
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, [scan])
     if session.is_finished:

@@ -173,6 +173,7 @@ def _choose_run(early: argparse.Namespace) -> tuple[str, str, str]:
     if stored is None:
         preset = early.preset or (FOLDER_PRESET if early.data else DEFAULT_PRESET)
         return run, preset, early.recipe or BEST_RECIPE
+    stored.setdefault("recipe", early.recipe or BEST_RECIPE)  # of a run from before recipes
     for name in ("preset", "recipe"):
         if getattr(early, name) not in (None, stored[name]):
             raise UserError(

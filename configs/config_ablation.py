@@ -32,7 +32,7 @@ class AblationConfig(BaseConfig):
     scan: str = ""  # options for scan.py
     selflabel: str = ""  # options for selflabel.py
     pixels: bool = False  # also score k-means on pixels
-    out: Path | None = None  # where the results go (default: results/<preset>)
+    out: Path | None = None  # where the results go (default: results/<run>)
 
     def __post_init__(self) -> None:
         super().__post_init__()

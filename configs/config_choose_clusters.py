@@ -9,7 +9,7 @@ from src_py.errors import UserError
 @dataclass
 class ChooseClustersConfig(BaseConfig):
     lowest: int = 2  # the smallest number of clusters that is tried
-    highest: int = 20  # the largest
+    highest: int | None = None  # the largest (default: 20, or fewer where there are few images)
     seeds: int = 3  # times that heads are trained for each number, on different halves
     images: int = 10_000  # drawn to train and to judge the heads; all where there are fewer
 
@@ -17,5 +17,5 @@ class ChooseClustersConfig(BaseConfig):
         super().__post_init__()
         require_at_least(self, 2, "lowest", "seeds")
         require_at_least(self, 32, "images")
-        if self.highest <= self.lowest:
+        if self.highest is not None and self.highest <= self.lowest:
             raise UserError(f"--highest {self.highest}: must be above --lowest {self.lowest}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from src_py.benchmarking import wait_for
 from src_py.loaders import ImageLoader, shuffled_batches
+from src_py.memory import free_cached_memory, is_out_of_memory
 from src_py.session import TrainingSession
 
 # Of the minutes for all four stages; what is left over goes to mining and to reading files.
@@ -41,7 +42,9 @@ def fit_schedule(
     """
     if config.minutes is None or session.is_resumable:
         return
-    seconds = _seconds_per_image(model, images, config, session, loss_of)
+    seconds = None
+    while seconds is None:
+        seconds = _measured(model, images, config, session, loss_of)
     share = SHARES[session.stage] * (60 * config.minutes - START_UP)
     left = share - (time.monotonic() - session.started)
     passes = left / (seconds * len(images)) - PASSES_AFTER[session.stage]
@@ -66,6 +69,20 @@ def fit_schedule(
     session.settle_options()
 
 
+def _measured(
+    model: nn.Module, images: ImageLoader, config: Any, session: TrainingSession, loss_of: LossOf
+) -> float | None:
+    """Seconds per image; None, and a smaller `config.batch_size`, where the memory is too small."""
+    try:
+        return _seconds_per_image(model, images, config, session, loss_of)
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or config.batch_size < SMALLEST_BATCH:
+            raise
+    free_cached_memory()
+    config.batch_size //= 2
+    return None
+
+
 def _steps(config: Any) -> int:
     return config.epochs * math.ceil(config.images_per_epoch / config.batch_size)
 
@@ -73,7 +90,7 @@ def _steps(config: Any) -> int:
 def _seconds_per_image(
     model: nn.Module, images: ImageLoader, config: Any, session: TrainingSession, loss_of: LossOf
 ) -> float:
-    trial = copy.deepcopy(model).train()
+    trial = session.hardware.place(copy.deepcopy(model), config.compile).train()
     generator = session.generator(epoch=-2)
     batches = shuffled_batches(len(images), config.batch_size, generator)
     device = session.hardware.device

@@ -95,6 +95,7 @@ def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
     heads = ClusterHeads(backbone.feature_dim, content["clusters"], content["heads"])
     model = ClusteringModel(backbone, heads)
     model.load_state_dict(content.pop("weights"))
+    content.setdefault("temperature", 1.0)  # of a checkpoint from before calibration
     return model, content
 
 

@@ -108,6 +108,15 @@ class ClusterLabels:
         found = (self.group_of(cluster) for cluster in range(self.clusters))
         return [group for cluster, group in enumerate(found) if cluster == group[0]]
 
+    @property
+    def group_names(self) -> list[str]:
+        """Each of `groups` as a picture tells it: its clusters, and its name if it has one."""
+        return [
+            "+".join(map(str, group))
+            + (f" {self.name_of(group[0])}" if self.names.keys() & set(group) else "")
+            for group in self.groups
+        ]
+
     def name_of(self, cluster: int) -> str:
         """The name of a cluster's group: that of its lowest member that has one."""
         group = self.group_of(cluster)
@@ -139,7 +148,8 @@ class ClusterLabels:
 def set_aside(path: Path) -> None:
     """Renames labels of clusters that are about to be replaced, so that none gets a wrong name."""
     if path.exists():
-        old = path.with_suffix(".old.json")
+        taken = len(list(path.parent.glob(f"{path.stem}.old*.json")))
+        old = path.with_name(f"{path.stem}.old{taken or ''}.json")
         path.replace(old)
         print(f"{path} named the clusters of an earlier training: it is {old} now")
 

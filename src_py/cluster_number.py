@@ -42,6 +42,7 @@ ENTROPY_WEIGHT = 5.0
 DRAWS = 5  # neighbors of each held-out image that the loss is measured with
 SILHOUETTE_ROWS = 2000  # its cost is quadratic
 NO_STRUCTURE = 0.25  # a best silhouette below it shows none (Kaufman and Rousseeuw, 1990)
+HIGHEST = 20  # clusters, unless asked for more
 FEWEST_PER_CLUSTER = 4  # images, on average: half of them train
 
 
@@ -93,6 +94,10 @@ class ClusterNumberStudy:
         shown = features[self.rows[:SILHOUETTE_ROWS]].cpu().numpy()
         self.distances = pairwise_distances(shown, metric="cosine").clip(min=0)
         np.fill_diagonal(self.distances, 0)
+
+    def default_highest(self, lowest: int) -> int:
+        """The largest number of clusters to try where nobody has said it."""
+        return max(lowest + 1, min(HIGHEST, len(self.rows) // FEWEST_PER_CLUSTER))
 
     def require_images_for(self, clusters: int) -> None:
         """

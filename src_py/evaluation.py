@@ -1,5 +1,6 @@
 """What evaluate.py reports: the scores of every stage on every split, as a dict and as a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,7 +136,9 @@ def as_table(run: str, result: dict) -> str:
     return "\n".join(lines)
 
 
-def save_confusion(path: Path, splits: dict[str, Split], stage: str) -> None:
+def save_confusion(
+    path: Path, splits: dict[str, Split], stage: str, cluster_names: Sequence[str]
+) -> None:
     """Draws the confusion matrix of the last split that has labels."""
     labelled = [split for split in splits.values() if split.labels]
     if not labelled:
@@ -148,7 +151,7 @@ def save_confusion(path: Path, splits: dict[str, Split], stage: str) -> None:
     clusters = probabilities.argmax(axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     mapping = fit(clusters, labels, *counts)
-    save_confusion_picture(path, clusters, labels, mapping, class_names)
+    save_confusion_picture(path, clusters, labels, mapping, class_names, cluster_names)
 
 
 def _number_of_clusters(splits: dict[str, Split]) -> int | None:

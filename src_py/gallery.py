@@ -1,5 +1,6 @@
 """Pictures of clusters for a person to look at."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,18 @@ LABEL_WIDTH = 150  # px: room for a row's text
 
 
 def save_contact_sheet(
-    path: Path, images: ImageLoader, probabilities: np.ndarray, per_cluster: int = 16
+    path: Path,
+    images: ImageLoader,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    per_cluster: int = 16,
 ) -> None:
     """Writes a PNG with a row for each cluster: its most typical images, the most certain first.
 
     Args:
         images: N of them.
         probabilities: (N, clusters).
+        names: of the clusters.
     """
     clusters = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
@@ -34,7 +40,9 @@ def save_contact_sheet(
         members = np.flatnonzero(clusters == cluster)
         typical = members[np.argsort(-confidence[members], kind="stable")][:per_cluster]
         top = MARGIN + cluster * step
-        draw.text((MARGIN, top + TILE // 4), f"cluster {cluster}\n{len(members)} images", "black")
+        draw.text(
+            (MARGIN, top + TILE // 4), f"cluster {names[cluster]}\n{len(members)} images", "black"
+        )
         if len(typical) == 0:
             continue
         ((_, shown),) = images.batches([torch.from_numpy(typical)])

@@ -52,6 +52,9 @@ class GalleryImages:
         """
         from src_py.gallery_page import GalleryContent, write_gallery
 
+        # A group may have its name from any member: in the page it is that of the lowest.
+        named = [group for group in labels.merge if labels.names.keys() & set(group)]
+        adopted = {group[0]: labels.name_of(group[0]) for group in named}
         content = GalleryContent(
             title=title,
             thumbnails=np.concatenate(self._thumbnails),
@@ -59,7 +62,7 @@ class GalleryImages:
             probabilities=np.concatenate(self._probabilities),
             features=np.concatenate(self._features),
             neighbors=neighbors,
-            cluster_names=labels.names,
+            cluster_names=labels.names | adopted,
             merged=[list(group) for group in labels.merge],
         )
         write_gallery(path, content, seed)

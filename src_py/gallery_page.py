@@ -136,7 +136,7 @@ def _place_sample(unit: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     rows, width = unit.shape
-    if rows < 4:  # too few for t-SNE: side by side
+    if rows < 4 or np.ptp(unit, axis=0).max() < 1e-6:  # too few or all alike: side by side
         return np.stack([np.arange(rows), np.zeros(rows)], axis=1).astype(np.float32)
     components = PCA(min(MAP_WIDTH, rows, width), random_state=seed).fit_transform(unit)
     perplexity = min(30, (rows - 1) / 3)  # scikit-learn's default, or what few rows allow

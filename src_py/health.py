@@ -94,7 +94,7 @@ class ClusterCounts:
         clusters = logits.argmax(dim=2)  # (H, B)
         self.counts.scatter_add_(1, clusters, torch.ones_like(clusters, dtype=torch.float32))
         mean = logits.float().softmax(dim=2).mean(dim=1)  # (H, C)
-        self.entropy += torch.special.entr(mean).sum(dim=1)
+        self.entropy -= torch.xlogy(mean, mean).sum(dim=1)
         self.batches += 1
 
     def health(self, head: int = 0, reliable: float | None = None) -> ClusterHealth:

@@ -31,6 +31,13 @@ class BatchParts:
         self._session = session
         self._accumulate = accumulate
 
+    def state_dict(self) -> dict[str, int]:
+        """So that a resumed stage cuts alike from its first step on."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
     def descend(self, optimizer: torch.optim.Optimizer, loss_of: LossOf, *batch: Tensor) -> None:
         """One step down the gradient of `loss_of(*batch)`, or of its parts.
 
@@ -44,8 +51,7 @@ class BatchParts:
         while not self._try(optimizer, loss_of, batch):
             # Outside the except clause, whose traceback would keep the failed step's memory.
             optimizer.zero_grad(set_to_none=True)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_cached_memory()
             self._halve(len(batch[0]))
 
     def _try(
@@ -79,6 +85,12 @@ class BatchParts:
             f"{self._session.stage}: out of memory; batches are cut into {self.count} parts from "
             f"here on, {how} (--batch-size {-(-images // self.count)} would fit at once)"
         )
+
+
+def free_cached_memory() -> None:
+    """Gives what torch keeps for later back to the device."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

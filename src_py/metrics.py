@@ -218,12 +218,14 @@ def save_confusion_picture(
     labels: np.ndarray,
     mapping: np.ndarray,
     class_names: Sequence[str],
+    cluster_names: Sequence[str] | None = None,
 ) -> None:
     """Save a PNG of the confusion matrix: a row for each true class, a column for each cluster.
 
     Every row is normalised to sum to 1. Columns are ordered by the class that mapping, a
     (num_clusters,) array, gives them, so a good clustering shows a diagonal; unassigned clusters
-    come last. Cells carry their percentage up to 30 columns. Raises as contingency does.
+    come last. Cells carry their percentage up to 30 columns. cluster_names: None shows the
+    clusters' numbers. Raises as contingency does.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -234,7 +236,8 @@ def save_confusion_picture(
     share = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[:, order]
     names = [name if len(name) <= 24 else name[:23] + "…" for name in map(str, class_names)]
     titles = [*names, "unassigned"]  # UNASSIGNED, -1, picks the last
-    columns = [f"{titles[mapping[cluster]]} ({cluster})" for cluster in order]
+    shown = cluster_names or range(len(mapping))
+    columns = [f"{titles[mapping[cluster]]} ({shown[cluster]})" for cluster in order]
 
     rows, width = share.shape
     cell = 0.42 if width <= 30 else 0.2  # inches: room for a percentage, or for a label only

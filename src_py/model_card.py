@@ -44,9 +44,14 @@ import json
 import onnxruntime
 
 session = onnxruntime.InferenceSession({file!r})
-names = json.loads(session.get_modelmeta().custom_metadata_map["cluster_names"])
+about = session.get_modelmeta().custom_metadata_map
+names = json.loads(about["cluster_names"])
+merged = json.loads(about["merged_clusters"])
 pixels = np.concatenate([read_square(path) for path in ["photo.jpg"]])
 (probabilities,) = session.run(["{output}"], {{"{input}": pixels}})
+for lowest, *others in merged:
+    probabilities[:, lowest] += probabilities[:, others].sum(axis=1)
+    probabilities[:, others] = 0
 for row in probabilities:
     print(names[row.argmax()], row.max())
 """
@@ -58,9 +63,14 @@ import torch
 
 about = {{"{metadata}": ""}}
 model = torch.export.load({file!r}, extra_files=about).module()
-names = json.loads(json.loads(about["{metadata}"])["cluster_names"])
+about = json.loads(about["{metadata}"])
+names = json.loads(about["cluster_names"])
+merged = json.loads(about["merged_clusters"])
 pixels = np.concatenate([read_square(path) for path in ["photo.jpg"]])
 probabilities = model(torch.from_numpy(pixels))
+for lowest, *others in merged:
+    probabilities[:, lowest] += probabilities[:, others].sum(axis=1)
+    probabilities[:, others] = 0
 for row in probabilities:
     print(names[row.argmax()], row.max().item())
 """
@@ -261,7 +271,7 @@ def _images(files: RunFiles) -> int | None:
     """How many images the run was trained on, where that is written down."""
     if not files.rows.exists():
         return None
-    with files.rows.open(newline="", encoding="utf-8") as file:
+    with files.rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return sum(1 for _ in csv.DictReader(file))
 
 

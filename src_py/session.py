@@ -18,6 +18,7 @@ from src_py.hardware import Hardware
 from src_py.health import ClusterHealth
 from src_py.run_files import (
     FREE_OPTIONS,
+    STAGE_OUTPUT,
     RunFiles,
     as_plain,
     read_json,
@@ -59,9 +60,11 @@ class TrainingSession:
         self.history: list[dict[str, float]] = []
         self._warned: set[str] = set()
         self.started = time.monotonic()
-        self._options = as_plain(config)
         self._made_from = digest(*made_from)
         self._begins_again = config.restart or self._is_stale()
+        self._asked: dict[str, Any] = {}
+        self._recall_settled_options()
+        self._options = as_plain(config)
         if not self._begins_again:
             self._check_options()
         self._writer = _tensorboard_writer(self.files.logs / stage) if config.tensorboard else None
@@ -72,6 +75,12 @@ class TrainingSession:
         finished = self.files.output(self.stage)
         if self._begins_again or self.is_resumable or not finished.exists():
             return False
+        maker = load_checkpoint(finished)["stage"]
+        if maker != self.stage:
+            raise UserError(
+                f"{finished} was made by {maker}.py; add --restart to replace it, or choose "
+                f"another --run"
+            )
         self.say(f"{self.stage}: finished already ({finished}); --restart begins again")
         return True
 
@@ -81,7 +90,10 @@ class TrainingSession:
 
     def settle_options(self) -> None:
         """Takes over options that were decided after the start, before the first epoch."""
-        self._options = as_plain(self.config)
+        settled = as_plain(self.config)
+        asked = {name: v for name, v in self._options.items() if v != settled[name]}
+        self._asked = asked
+        self._options = settled
 
     def generator(self, epoch: int) -> torch.Generator:
         """The random numbers of one epoch, on the device."""
@@ -134,10 +146,6 @@ class TrainingSession:
         """Mean of a recorded value over the steps of the epoch so far."""
         return float(self._sums[name]) / self._steps
 
-    def total(self, name: str) -> float:
-        """Sum of a recorded value over the steps of the epoch so far."""
-        return float(self._sums[name])
-
     def report(self, epoch: int, health: ClusterHealth, *more: str) -> None:
         """Prints an epoch's health, adds it to its row of the log, and warns where it is bad.
 
@@ -173,6 +181,25 @@ class TrainingSession:
             self.say(f"{self.stage}: an earlier stage has changed since; training again")
         return stale
 
+    def _recall_settled_options(self) -> None:
+        """Gives options that an earlier start settled by itself the value that is right now: as
+        they were settled, where the stage goes on; as they were asked for, where it begins."""
+        stored = read_json(self.files.config(self.stage))
+        if stored is None or self.config.restart:
+            return
+        begun = self.files.output(self.stage).exists() or self.files.partial(self.stage).exists()
+        goes_on = begun and not self._begins_again
+        for name, asked in stored.get("asked", {}).items():
+            settled = stored["config"][name]
+            old, new = (asked, settled) if goes_on else (settled, asked)
+            if getattr(self.config, name) == old:
+                setattr(self.config, name, new)
+        if goes_on:
+            self._asked = stored.get("asked", {})
+        elif self.config.minutes == stored["config"].get("minutes"):
+            # The first stage may have been given others since.
+            self.config.minutes = (read_json(self.files.data) or {}).get("minutes")
+
     def _check_options(self) -> None:
         stored = read_json(self.files.config(self.stage))
         begun = self.files.output(self.stage).exists() or self.files.partial(self.stage).exists()
@@ -194,11 +221,16 @@ class TrainingSession:
         if self._begins_again:
             self.files.output(self.stage).unlink(missing_ok=True)
             self.files.partial(self.stage).unlink(missing_ok=True)
+        for other in STAGE_OUTPUT:  # the other pretext's, whose place this one takes
+            if other != self.stage and STAGE_OUTPUT[other] == STAGE_OUTPUT[self.stage]:
+                self.files.partial(other).unlink(missing_ok=True)
+                self.files.config(other).unlink(missing_ok=True)
         begun = {
             "made_from": self._made_from,
             "hardware": str(self.hardware),
             "torch": torch.__version__,
             "config": self._options,
+            "asked": self._asked,
         }
         write_json(self.files.config(self.stage), begun)
         self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
@@ -239,6 +271,11 @@ class TrainingSession:
             raise UserError(
                 f"{self.stage} of run '{self.files.run}' was begun with {content['images']} "
                 f"images, now {self._images_per_epoch}; add --restart to begin again"
+            )
+        if state.keys() - content["state"].keys():
+            raise UserError(
+                f"{self.files.partial(self.stage)} is of an earlier version of this program; "
+                f"add --restart to begin again"
             )
         for name, part in state.items():
             part.load_state_dict(content["state"][name])

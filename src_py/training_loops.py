@@ -57,7 +57,11 @@ def train_simclr(
     schedule = PretextSchedule(config, count)
     model.train()
     for epoch in session.epochs(
-        config.epochs, images_per_epoch(len(images), config), model=model, optimizer=optimizer
+        config.epochs,
+        images_per_epoch(len(images), config),
+        model=model,
+        optimizer=optimizer,
+        parts=parts,
     ):
         generator = session.generator(epoch)
         batches = epoch_batches(len(images), config, generator)
@@ -114,7 +118,13 @@ def train_moco(
     schedule = PretextSchedule(config, count)
     model.train()
     epochs = session.epochs(
-        config.epochs, count, model=model, target=target, queue=queue, optimizer=optimizer
+        config.epochs,
+        count,
+        model=model,
+        target=target,
+        queue=queue,
+        optimizer=optimizer,
+        parts=parts,
     )
     for epoch in epochs:
         generator = session.generator(epoch)
@@ -257,6 +267,7 @@ def train_scan(
         model=model,
         average=average,
         optimizer=optimizer,
+        parts=parts,
     )
     for epoch in epochs:
         generator = session.generator(epoch)
@@ -323,7 +334,7 @@ def calibrate(
     """The temperature of a classifier with one head, found without labels (fit_temperature)."""
     batches = infer(model, images, statistics, session.hardware, config.batch_size)
     logits = torch.cat([batch[0] for batch in batches])  # (N, C)
-    temperature = fit_temperature(logits, neighbors)
+    temperature = fit_temperature(logits.cpu(), neighbors.cpu())  # MPS has no float64
     session.say(f"{session.stage}: confidence calibrated with a temperature of {temperature:.2f}")
     return temperature
 
@@ -371,7 +382,7 @@ def train_self_label(
         )
         optimizer.found_inf *= kept == 0
         counts.add(logits)
-        session.record(len(part), loss=loss, kept=kept / len(part), skipped_steps=kept == 0)
+        session.record(len(part), loss=loss, kept=kept / len(part))
         return loss
 
     epochs = session.epochs(
@@ -380,11 +391,13 @@ def train_self_label(
         model=model,
         teacher=teacher,
         optimizer=optimizer,
+        parts=parts,
         labels=labels,
     )
     for epoch in epochs:
         generator = session.generator(epoch)
         counts = ClusterCounts(1, model.heads.clusters, hardware.device)
+        skipped = torch.zeros((), device=hardware.device)
         if config.reliable_share and epoch % config.refresh_epochs == 0:
             batches = infer(teacher, images, statistics, hardware, config.batch_size)
             probabilities = torch.cat([logits[0] for logits in batches]).softmax(dim=1)
@@ -395,10 +408,11 @@ def train_self_label(
             optimizer.found_inf = torch.ones((), device=hardware.device)
             train_loss = partial(pseudo_label_train_loss, generator, counts)
             parts.descend(optimizer, train_loss, batch, labels.reliable[rows])
+            skipped += optimizer.found_inf
             if config.ema_decay:
                 update_average(teacher, model, config.ema_decay)
         health = counts.health(reliable=session.mean("kept"))
-        session.report(epoch, health, f"{session.total('skipped_steps'):.0f} steps skipped")
+        session.report(epoch, health, f"{int(skipped)} steps skipped")
     return teacher
 
 

@@ -71,7 +71,7 @@ def test_before_scan_there_is_k_means_on_as_many_clusters_as_classes():
 def test_contact_sheet_has_a_row_for_each_cluster(tmp_path, channels, size):
     images = random_images(30, channels, size)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(5), 30)
-    save_contact_sheet(tmp_path / "sheet.png", images, probabilities, per_cluster=4)
+    save_contact_sheet(tmp_path / "sheet.png", images, probabilities, list("abcde"), 4)
     sheet = Image.open(tmp_path / "sheet.png")
     assert sheet.height > sheet.width * 0.5
     assert sheet.height // 5 >= 48

@@ -21,6 +21,7 @@ class Options:
     run: str = "mine"
     epochs: int = 4
     seed: int = 0
+    minutes: float | None = None
     restart: bool = False
     tensorboard: bool = False
     checkpoint_seconds: float = 0.0
@@ -39,11 +40,14 @@ def empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def train(options, made_from=(), stop_in=None):
+def train(options, made_from=(), stop_in=None, stage="scan", settle=None):
     """A stage in small: its weights depend on every epoch's random numbers."""
-    session = TrainingSession(options, "scan", choose_hardware("cpu"), made_from)
+    session = TrainingSession(options, stage, choose_hardware("cpu"), made_from)
     if session.is_finished:
         return None
+    if settle and not session.is_resumable:
+        options.epochs = settle
+        session.settle_options()
     torch.manual_seed(options.seed)
     model = nn.Linear(3, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
@@ -108,6 +112,36 @@ def test_a_stage_begins_again_when_an_earlier_one_has_changed(tmp_path, capsys):
     earlier.write_bytes(b"second")
     assert train(Options(), [earlier]) is not None
     assert "an earlier stage has changed" in capsys.readouterr().out
+
+
+def test_options_that_a_stage_settled_by_itself_are_recalled():
+    with pytest.raises(Interrupted):
+        train(Options(epochs=9, minutes=1), stop_in=(2, 0), settle=3)
+    resumed = Options(epochs=9, minutes=1)  # the same command
+    train(resumed, settle=7)
+    assert resumed.epochs == 3
+    assert train(Options(epochs=9, minutes=1)) is None
+    again = Options(epochs=3, minutes=1, restart=True)
+    train(again, settle=4)
+    assert again.epochs == 4
+
+
+def test_an_interruption_before_the_first_stored_state_leaves_the_options_as_asked():
+    with pytest.raises(Interrupted):
+        train(Options(epochs=9, minutes=1), stop_in=(0, 0), settle=3)
+    config = Options(epochs=3, minutes=1)  # as read back from the stored configuration
+    TrainingSession(config, "scan", choose_hardware("cpu"))
+    assert config.epochs == 9
+
+
+def test_one_pretext_is_not_taken_for_the_other():
+    train(Options(), stage="simclr")
+    with pytest.raises(UserError, match=r"made by simclr\.py; add --restart"):
+        train(Options(), stage="moco")
+    assert train(Options(restart=True), stage="moco") is not None
+    with pytest.raises(UserError, match=r"made by moco\.py"):
+        train(Options(), stage="simclr")
+    assert not RunFiles("mine").config("simclr").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage():
