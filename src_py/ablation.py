@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.config_ablation import VARIANTS
-from configs.presets import BEST_RECIPE, PAPER_RECIPE
+from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
 from src_py.errors import UserError
 from src_py.run_files import RunFiles, read_json, write_json
 
@@ -39,11 +39,11 @@ def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
     files = RunFiles(f"{out.parent.parent.name}-{setting}-seed{seed}")
     recipe = PAPER_RECIPE if setting == PAPER_RECIPE else BEST_RECIPE
     pretext = "moco" if setting == "moco" else "simclr"
-    shares_pretext = setting in VARIANTS and pretext == "simclr"
-    if shares_pretext:
-        _copy_pretext(RunFiles(files.run.replace(setting, BEST_RECIPE)), files)
+    source = _pretext_source(config, setting, RunFiles(files.run.replace(setting, "{}")))
+    if source:
+        _copy_pretext(source, files, recipe)
     for stage in STAGES:
-        if shares_pretext and stage in STAGES[:2]:
+        if source and stage in STAGES[:2]:
             continue
         options = ["--run", files.run, "--device", config.device]
         if stage == "simclr":
@@ -98,12 +98,31 @@ def mean_and_spread(values: list[float] | None) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
-def _copy_pretext(source: RunFiles, target: RunFiles) -> None:
+def _pretext_source(config: Any, setting: str, pattern: RunFiles) -> RunFiles | None:
+    """The run whose pretext a setting begins with, because it would train just the same.
+
+    Args:
+        pattern: the run's name, with {} in the place of the setting.
+    """
+    if setting in VARIANTS:
+        return None if setting == "moco" else RunFiles(pattern.run.format(BEST_RECIPE))
+    preset = PRESETS[config.preset]
+    alike = preset.stage("simclr", PAPER_RECIPE) == preset.stage("simclr", BEST_RECIPE)
+    paper = RunFiles(pattern.run.format(PAPER_RECIPE))
+    if setting == BEST_RECIPE and alike and PAPER_RECIPE in config.settings:
+        return paper
+    return None
+
+
+def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str) -> None:
     if not all((source.checkpoints / name).exists() for name in SHARED):
-        raise UserError(f"run '{source.run}' has no pretext to share: compare with best first")
+        raise UserError(f"run '{source.run}' has no pretext to share: it must be compared first")
     target.checkpoints.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         shutil.copy2(source.checkpoints / name, target.checkpoints / name)
+    target.logs.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source.log("simclr"), target.log("simclr"))
+    write_json(target.data, read_json(target.data) | {"recipe": recipe})
 
 
 def _run(script: str, options: list[str]) -> None:

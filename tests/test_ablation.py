@@ -34,7 +34,7 @@ def test_a_variant_needs_the_pretext_of_best(run_script, class_tree):
         "ablation.py", "--data", class_tree, "--preset", "folder", "--recipes", "",
         "--variants", "no-mutual", "--seeds", "0", status=2,
     ).stderr  # fmt: skip
-    assert "compare with best first" in said
+    assert "it must be compared first" in said
 
 
 def test_unknown_settings_are_refused(run_script):
