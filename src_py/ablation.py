@@ -36,10 +36,11 @@ def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
     if (out / "evaluation.json").exists():
         print(f"{setting}, seed {seed}: done already ({out})")
         return
-    files = RunFiles(f"{out.parent.parent.name}-{setting}-seed{seed}")
+    pattern = f"{out.parent.parent.name}-{{}}-seed{seed}"  # of the runs' names, by setting
+    files = RunFiles(pattern.format(setting))
     recipe = PAPER_RECIPE if setting == PAPER_RECIPE else BEST_RECIPE
     pretext = "moco" if setting == "moco" else "simclr"
-    source = _pretext_source(config, setting, RunFiles(files.run.replace(setting, "{}")))
+    source = _pretext_source(config, setting, pattern)
     if source:
         _copy_pretext(source, files, recipe)
     for stage in STAGES:
@@ -98,17 +99,17 @@ def mean_and_spread(values: list[float] | None) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
-def _pretext_source(config: Any, setting: str, pattern: RunFiles) -> RunFiles | None:
+def _pretext_source(config: Any, setting: str, pattern: str) -> RunFiles | None:
     """The run whose pretext a setting begins with, because it would train just the same.
 
     Args:
-        pattern: the run's name, with {} in the place of the setting.
+        pattern: of the runs' names, with {} in the place of the setting.
     """
     if setting in VARIANTS:
-        return None if setting == "moco" else RunFiles(pattern.run.format(BEST_RECIPE))
+        return None if setting == "moco" else RunFiles(pattern.format(BEST_RECIPE))
     preset = PRESETS[config.preset]
     alike = preset.stage("simclr", PAPER_RECIPE) == preset.stage("simclr", BEST_RECIPE)
-    paper = RunFiles(pattern.run.format(PAPER_RECIPE))
+    paper = RunFiles(pattern.format(PAPER_RECIPE))
     if setting == BEST_RECIPE and alike and PAPER_RECIPE in config.settings:
         return paper
     return None
