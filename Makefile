@@ -49,16 +49,16 @@ cifar10: $(VENV)/installed
 	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
 	    --simclr="--minutes $(MINUTES) --width $(WIDTH)" --pixels --out $(OUT)
 
-# Both recipes with five seeds, and what each part is worth with two.
+# Both recipes with five seeds, and what each part is worth with one.
 results-digits: $(VENV)/installed
-	$(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4
-	$(BIN)/python ablation.py --preset digits --recipes best --seeds 0,1 \
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --recipes best --seeds 0 \
 	    --variants moco,no-mutual,no-prototypes,no-heads-first,no-reliable,no-teacher
 
 # Digits of which the most frequent is ten times as frequent as the rarest; the test set is balanced.
 results-digits-long-tail: $(VENV)/installed
 	$(BIN)/python -m src_py.long_tail out/digits-long-tail
-	$(BIN)/python ablation.py --preset digits --data out/digits-long-tail --variants uneven \
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --data out/digits-long-tail --variants uneven \
 	    --seeds 0,1 --simclr="--image-size 16" --out results/digits-long-tail
 
 # Both recipes on one thread of a CPU, the same schedule: 60,000 images at a quarter of the network's
