@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Several tests run at once, each on one thread: more would wait for each other. numpy and torch
+# read this when they are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +25,6 @@ def run_script(tmp_path):
         done = subprocess.run(
             [sys.executable, str(PROJECT / script), *map(str, arguments)],
             cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=300,
