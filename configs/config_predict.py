@@ -30,12 +30,12 @@ class PredictConfig(BaseConfig):
         if self.sort is None and (self.dry_run or self.unsure):
             option = "--dry-run" if self.dry_run else "--unsure"
             raise UserError(f"{option} says how to sort: give --sort copy, link or move too")
-        if not self.paths and (self.sort or self.review or self.hand_off):
-            raise UserError("--sort, --review and --hand-off need images: name files or folders")
-        if self.sort in ("copy", "link") and self.out.resolve() in map(Path.resolve, self.paths):
-            raise UserError(f"--out {self.out}: is a folder to be sorted; choose another")
         if self.sort == "move" and self.hand_off and not self.dry_run:
             raise UserError(
                 "--hand-off would name files that --sort move takes away: "
                 "sort by copy or link, or hand off in a second call, on the sorted folders"
             )
+        if not self.paths and (self.sort or self.review or self.hand_off):
+            raise UserError("--sort, --review and --hand-off need images: name files or folders")
+        if self.sort in ("copy", "link") and self.out.resolve() in map(Path.resolve, self.paths):
+            raise UserError(f"--out {self.out}: is a folder to be sorted; choose another")
