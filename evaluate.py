@@ -11,16 +11,8 @@ from pathlib import Path
 
 from configs.base_config import run_script
 from configs.config_evaluate import EvaluateConfig
-from src_py.run_files import RunFiles
 
 STAGES = ("scan", "selflabel")
-
-
-def made_from(files: RunFiles, stage: str) -> list[Path]:
-    """What the stage was trained from, as the stage's script names it."""
-    if stage == "selflabel":
-        return [files.output("scan")]
-    return [files.output("simclr"), files.features, files.neighbors]
 
 
 def main(config: EvaluateConfig) -> None:
@@ -28,7 +20,13 @@ def main(config: EvaluateConfig) -> None:
     import numpy as np
 
     from src_py import evaluation
-    from src_py.checkpoints import is_current, load_clustering, load_contrastive, require
+    from src_py.checkpoints import (
+        is_current,
+        load_clustering,
+        load_contrastive,
+        made_from,
+        require,
+    )
     from src_py.cluster_labels import LABELS_FILE, ClusterLabels
     from src_py.gallery import save_contact_sheet
     from src_py.hardware import choose_hardware

@@ -18,6 +18,7 @@ def main(config: ScanConfig) -> None:
     from src_py.checkpoints import (
         clustering_content,
         load_contrastive,
+        made_from,
         require,
         require_current_mining,
     )
@@ -42,7 +43,7 @@ def main(config: ScanConfig) -> None:
     neighbors_file = require(files, files.neighbors, mining)
     require_current_mining(files, pretext)
     hardware = choose_hardware(config.device)
-    session = TrainingSession(config, "scan", hardware, [pretext, features_file, neighbors_file])
+    session = TrainingSession(config, "scan", hardware, made_from(files, "scan"))
     if session.is_finished:
         return
 
@@ -65,8 +66,8 @@ def main(config: ScanConfig) -> None:
     model = hardware.place(ClusteringModel(backbone, heads), config.compile)
 
     trained = train_scan(model, images, pairs, statistics, config, session)
-    best = keep_best_head(trained, images, pairs, statistics, config, session)
-    temperature = calibrate(best, images, pairs.neighbors, statistics, config, session)
+    best, logits = keep_best_head(trained, images, pairs, statistics, config, session)
+    temperature = calibrate(logits, pairs.neighbors, session)
 
     path = session.finish(clustering_content(best, settings, temperature))
     print(f"{path} written; next: python selflabel.py {files.option}")

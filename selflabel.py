@@ -16,25 +16,25 @@ def main(config: SelfLabelConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import clustering_content, is_current, load_clustering, require
-    from src_py.errors import UserError
+    from src_py.checkpoints import (
+        clustering_content,
+        load_clustering,
+        made_from,
+        require,
+        require_current_scan,
+    )
     from src_py.hardware import choose_hardware
     from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
-    from src_py.training_loops import calibrate, train_self_label
+    from src_py.training_loops import all_logits, calibrate, train_self_label
 
     files = config.files
     settings = load_settings(files)
     scan = require(files, files.output("scan"), f"scan.py {files.option}")
     neighbors_file = require(files, files.neighbors, f"extract_features.py {files.option}")
-    pretext = files.output("simclr")
-    if not is_current(files, "scan", pretext, files.features, neighbors_file):
-        raise UserError(
-            f"run '{config.run}': {scan} was not made from {neighbors_file} as it is now; "
-            f"run again: python scan.py {files.option}"
-        )
+    require_current_scan(files)
     hardware = choose_hardware(config.device)
-    session = TrainingSession(config, "selflabel", hardware, [scan])
+    session = TrainingSession(config, "selflabel", hardware, made_from(files, "selflabel"))
     if session.is_finished:
         return
 
@@ -46,7 +46,8 @@ def main(config: SelfLabelConfig) -> None:
 
     statistics = (settings.mean, settings.std)
     final = train_self_label(model, opened.loader, neighbors, statistics, config, session)
-    temperature = calibrate(final, opened.loader, neighbors, statistics, config, session)
+    logits = all_logits(final, opened.loader, statistics, config, hardware)[0]
+    temperature = calibrate(logits, neighbors, session)
 
     path = session.finish(clustering_content(final, settings, temperature))
     print(f"{path} written; next: python evaluate.py {files.option}")

@@ -121,6 +121,13 @@ def is_current(files: RunFiles, stage: str, *made_from: Path) -> bool:
     )
 
 
+def made_from(files: RunFiles, stage: str) -> list[Path]:
+    """What scan.py or selflabel.py trains from."""
+    if stage == "selflabel":
+        return [files.output("scan")]
+    return [files.output("simclr"), files.features, files.neighbors]
+
+
 def choose_classifier(files: RunFiles) -> Path:
     """selflabel.pt where it was made from scan.pt as that is now, and scan.pt where not.
 
@@ -129,7 +136,10 @@ def choose_classifier(files: RunFiles) -> Path:
     """
     require(files, files.data, f"simclr.py {files.option}")
     scan = require(files, files.output("scan"), f"scan.py {files.option}")
-    if is_current(files, "selflabel", scan) and files.output("selflabel").exists():
+    if (
+        is_current(files, "selflabel", *made_from(files, "selflabel"))
+        and files.output("selflabel").exists()
+    ):
         return files.output("selflabel")
     print(f"selflabel.py has not been run on {scan}: using that")
     return scan
@@ -143,7 +153,19 @@ def require_current_mining(files: RunFiles, pretext: Path) -> None:
     if not is_current(files, "extract_features", pretext):
         raise UserError(
             f"run '{files.run}': {files.neighbors} was not made from {pretext} as it is now; "
-            f"run again: python extract_features.py --run {files.run}"
+            f"run again: python extract_features.py {files.option}"
+        )
+
+
+def require_current_scan(files: RunFiles) -> None:
+    """
+    Raises:
+        UserError: when scan.py was trained with other neighbors.
+    """
+    if not is_current(files, "scan", *made_from(files, "scan")):
+        raise UserError(
+            f"run '{files.run}': {files.output('scan')} was not made from {files.neighbors} as it "
+            f"is now; run again: python scan.py {files.option}"
         )
 
 

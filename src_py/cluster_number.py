@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median_low
 
@@ -24,13 +25,11 @@ from torch import Tensor
 
 from src_py.errors import UserError
 from src_py.hardware import mix_seed
-from src_py.loaders import shuffled_batches
-from src_py.losses import ScanLoss, scan_loss
 from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.prototypes import start_at_prototypes
 from src_py.run_files import write_atomically
-from src_py.training_loops import descend
+from src_py.training_loops import fit_heads
 
 # Those of scan.py with the recipe 'best', but for fewer candidates.
 HEADS = 8
@@ -134,28 +133,20 @@ class ClusterNumberStudy:
         trained, held_out = self.rows[order].chunk(2)
         heads = ClusterHeads(self.features.shape[1], clusters, HEADS).to(self.rows.device)
         start_at_prototypes(heads, self.features[trained], range(0, HEADS, 2), seed)
-        self._fit(heads, trained, generator)
+        loss_of = partial(
+            self.pairs.drawn_loss,
+            heads,
+            self.features,
+            generator=generator,
+            entropy_weight=ENTROPY_WEIGHT,
+        )
+        fit_heads(heads, trained, loss_of, generator, EPOCHS, BATCH_SIZE, LEARNING_RATE)
         with torch.no_grad():
-            loss = self._pair_loss(heads, held_out.repeat(DRAWS), generator)
+            loss = loss_of(held_out.repeat(DRAWS))
             best = int(loss.total.argmin())
             assigned = heads.keep([best])(self.features[self.rows])[0].argmax(dim=1)
         lost = float(loss.consistency[best] - loss.entropy[best]) / math.log(clusters) + 1
         return lost, assigned.cpu().numpy()
-
-    def _fit(self, heads: ClusterHeads, trained: Tensor, generator: torch.Generator) -> None:
-        optimizer = torch.optim.Adam(heads.parameters(), lr=LEARNING_RATE)
-        for _ in range(EPOCHS):
-            for batch in shuffled_batches(len(trained), BATCH_SIZE, generator):
-                loss = self._pair_loss(heads, trained[batch], generator)
-                descend(optimizer, loss.total.sum())
-
-    def _pair_loss(
-        self, heads: ClusterHeads, anchors: Tensor, generator: torch.Generator
-    ) -> ScanLoss:
-        """The loss of each head over the anchors (B,) and one neighbor of each."""
-        rows = torch.cat([anchors, self.pairs.draw(anchors, generator)])
-        anchor_logits, neighbor_logits = heads(self.features[rows]).chunk(2, dim=1)
-        return scan_loss(anchor_logits, neighbor_logits, ENTROPY_WEIGHT)
 
     def _silhouette(self, assigned: np.ndarray) -> float:
         shown = assigned[: len(self.distances)]

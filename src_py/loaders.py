@@ -130,13 +130,16 @@ def device_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def shuffled_batches(size: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """One epoch in random order: every index once, in batches of nearly equal size.
+def shuffled_batches(
+    size: int, batch_size: int, generator: torch.Generator, count: int | None = None
+) -> list[Tensor]:
+    """One epoch in random order: every index once, or `count` of them, in batches of nearly equal
+    size.
 
     Equal sizes mean that no batch is dropped or too small for batch statistics, whatever `size` is.
     """
-    order = torch.randperm(size, generator=generator, device=generator.device)
-    return list(order.tensor_split(number_of_batches(size, batch_size)))
+    order = torch.randperm(size, generator=generator, device=generator.device)[:count]
+    return list(order.tensor_split(number_of_batches(len(order), batch_size)))
 
 
 def ordered_batches(size: int, batch_size: int) -> list[Tensor]:

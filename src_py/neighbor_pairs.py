@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src_py.losses import ScanLoss, scan_loss
 from src_py.neighbors import mutual_first
@@ -45,6 +45,24 @@ class NeighborPairs:
         last = self.counts[anchors] - 1
         columns = (fractions * self.counts[anchors]).long().minimum(last)
         return self.neighbors[anchors, columns]
+
+    def drawn_loss(
+        self,
+        heads: nn.Module,
+        features: Tensor,
+        anchors: Tensor,
+        generator: torch.Generator,
+        entropy_weight: float,
+        evenness: float = 1.0,
+    ) -> ScanLoss:
+        """The SCAN loss of each head over the anchors (B,) and one drawn neighbor of each.
+
+        Args:
+            heads: ClusterHeads on the features (N, D).
+        """
+        rows = torch.cat([anchors, self.draw(anchors, generator)])
+        anchor_logits, neighbor_logits = heads(features[rows]).chunk(2, dim=1)
+        return scan_loss(anchor_logits, neighbor_logits, entropy_weight, evenness)
 
     def loss(
         self,

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel, KeyQu
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.prototypes import start_at_prototypes
 from src_py.reliable import reliable_labels
-from src_py.session import TrainingSession
+from src_py.session import Stateful, TrainingSession
 from src_py.transforms import augment, normalize, to_float
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the pixels, per channel
@@ -46,28 +46,7 @@ def train_simclr(
         return simclr_loss(trial, batch, statistics, config, generator, session.hardware)
 
     fit_schedule(model, images, config, session, loss_of)
-
-    def train_loss(generator: torch.Generator, part: Tensor) -> Tensor:
-        loss = loss_of(model, part, generator)
-        session.record(len(part), loss=loss)
-        return loss
-
-    optimizer, parts = sgd(model, config), BatchParts(session)
-    count = images_per_epoch(len(images), config)
-    schedule = PretextSchedule(config, count)
-    model.train()
-    for epoch in session.epochs(
-        config.epochs,
-        images_per_epoch(len(images), config),
-        model=model,
-        optimizer=optimizer,
-        parts=parts,
-    ):
-        generator = session.generator(epoch)
-        batches = epoch_batches(len(images), config, generator)
-        for step, (_, batch) in enumerate(images.batches(batches)):
-            schedule.set(optimizer, epoch, step)
-            parts.descend(optimizer, partial(train_loss, generator), batch)
+    _train_pretext(model, images, config, session, partial(loss_of, model))
 
 
 def simclr_loss(
@@ -107,32 +86,15 @@ def train_moco(
     queue = hardware.place(KeyQueue(min(config.queue_size, len(images)), config.projection_dim))
     fit_schedule(model, images, config, session, loss_of)
 
-    def train_loss(generator: torch.Generator, part: Tensor) -> Tensor:
+    def train_loss(part: Tensor, generator: torch.Generator) -> Tensor:
         loss, keys = moco_loss(model, target, queue, part, statistics, config, generator, hardware)
         queue.push(keys)
-        session.record(len(part), loss=loss)
         return loss
 
-    optimizer, parts = sgd(model, config), BatchParts(session)
-    count = images_per_epoch(len(images), config)
-    schedule = PretextSchedule(config, count)
-    model.train()
-    epochs = session.epochs(
-        config.epochs,
-        count,
-        model=model,
-        target=target,
-        queue=queue,
-        optimizer=optimizer,
-        parts=parts,
-    )
-    for epoch in epochs:
-        generator = session.generator(epoch)
-        batches = epoch_batches(len(images), config, generator)
-        for step, (_, batch) in enumerate(images.batches(batches)):
-            schedule.set(optimizer, epoch, step)
-            parts.descend(optimizer, partial(train_loss, generator), batch)
-            update_average(target, model, config.target_decay, buffers=False)
+    def follow() -> None:
+        update_average(target, model, config.target_decay, buffers=False)
+
+    _train_pretext(model, images, config, session, train_loss, follow, target=target, queue=queue)
 
 
 def moco_loss(
@@ -156,6 +118,43 @@ def moco_loss(
     loss = info_nce(first, second_keys, queue.keys, config.temperature)
     loss = loss + info_nce(second, first_keys, queue.keys, config.temperature)
     return loss / 2, keys
+
+
+def _train_pretext(
+    model: nn.Module,
+    images: ImageLoader,
+    config: Any,
+    session: TrainingSession,
+    loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    after_step: Callable[[], None] = lambda: None,
+    **state: Stateful,
+) -> None:
+    """The loop of both pretexts.
+
+    Args:
+        loss_of: loss of a batch, or of a part of one, for the model.
+        state: what must be restored on resume besides the model and the optimizer.
+    """
+
+    def train_loss(generator: torch.Generator, part: Tensor) -> Tensor:
+        loss = loss_of(part, generator)
+        session.record(len(part), loss=loss)
+        return loss
+
+    optimizer, parts = sgd(model, config), BatchParts(session)
+    count = images_per_epoch(len(images), config)
+    schedule = PretextSchedule(config, count)
+    model.train()
+    epochs = session.epochs(
+        config.epochs, count, model=model, optimizer=optimizer, parts=parts, **state
+    )
+    for epoch in epochs:
+        generator = session.generator(epoch)
+        batches = shuffled_batches(len(images), config.batch_size, generator, count)
+        for step, (_, batch) in enumerate(images.batches(batches)):
+            schedule.set(optimizer, epoch, step)
+            parts.descend(optimizer, partial(train_loss, generator), batch)
+            after_step()
 
 
 class PretextSchedule:
@@ -193,16 +192,26 @@ def train_heads(
     heads.to(features.device)
     if config.prototypes:
         start_at_prototypes(heads, features, range(0, config.candidate_heads, 2), config.seed)
-    optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate)
     order = torch.randperm(len(features), generator=generator, device=generator.device)
     held_out, trained = order.tensor_split([len(order) // HELD_OUT])
-    for _ in range(config.head_epochs):
-        for batch in shuffled_batches(len(trained), max(config.batch_size, 512), generator):
-            anchors = trained[batch]
-            rows = torch.cat([anchors, pairs.draw(anchors, generator)])
-            anchor_logits, neighbor_logits = heads(features[rows]).chunk(2, dim=1)
-            loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight, config.evenness)
-            descend(optimizer, loss.total.sum())
+    loss_of = partial(
+        pairs.drawn_loss,
+        heads,
+        features,
+        generator=generator,
+        entropy_weight=config.entropy_weight,
+        evenness=config.evenness,
+    )
+    batch_size = max(config.batch_size, 512)
+    fit_heads(
+        heads,
+        trained,
+        loss_of,
+        generator,
+        config.head_epochs,
+        batch_size,
+        config.head_learning_rate,
+    )
     with torch.no_grad():
         logits = heads(features)
         totals = pairs.loss(logits, config.entropy_weight, config.evenness, held_out).total
@@ -213,6 +222,27 @@ def train_heads(
         + (f", {sum(h % 2 == 0 for h in best)} from prototypes" if config.prototypes else "")
     )
     return heads.keep(best)
+
+
+def fit_heads(
+    heads: ClusterHeads,
+    anchors: Tensor,
+    loss_of: Callable[[Tensor], ScanLoss],
+    generator: torch.Generator,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+) -> None:
+    """Trains heads alone, with Adam.
+
+    Args:
+        anchors: (M,) int64, the rows that are trained on.
+        loss_of: the loss of each head for a batch of anchors (B,).
+    """
+    optimizer = torch.optim.Adam(heads.parameters(), lr=learning_rate)
+    for _ in range(epochs):
+        for batch in shuffled_batches(len(anchors), batch_size, generator):
+            descend(optimizer, loss_of(anchors[batch]).total.sum())
 
 
 def train_scan(
@@ -260,10 +290,11 @@ def train_scan(
     fit_schedule(model, images, config, session, loss_of)
     average = moving_average(model, config, session.hardware)
     optimizer, parts = adam(model, config), BatchParts(session)
+    count = images_per_epoch(len(images), config)
     model.train()
     epochs = session.epochs(
         config.epochs,
-        images_per_epoch(len(images), config),
+        count,
         model=model,
         average=average,
         optimizer=optimizer,
@@ -273,7 +304,7 @@ def train_scan(
         generator = session.generator(epoch)
         counts = ClusterCounts(model.heads.heads, config.clusters, session.hardware.device)
         totals = torch.zeros_like(counts.entropy)
-        anchors = epoch_batches(len(images), config, generator)
+        anchors = shuffled_batches(len(images), config.batch_size, generator, count)
         # All drawn first, so that the views' random numbers do not depend on the kind of loader.
         rows = [torch.cat([a, pairs.draw(a, generator)]) for a in anchors]
         for _, batch in images.batches(rows):
@@ -313,27 +344,21 @@ def keep_best_head(
     statistics: Statistics,
     config: Any,
     session: TrainingSession,
-) -> ClusteringModel:
-    """The classifier with the one head whose SCAN loss over the whole set is lowest: no labels."""
-    batches = infer(model, images, statistics, session.hardware, config.batch_size)
-    logits = torch.cat(list(batches), dim=1)  # (H, N, C)
+) -> tuple[ClusteringModel, Tensor]:
+    """The classifier with the one head whose SCAN loss over the whole set is lowest: no labels.
+
+    Returns:
+        the classifier, and its logits (N, C) of all images.
+    """
+    logits = all_logits(model, images, statistics, config, session.hardware)
     totals = pairs.loss(logits, config.entropy_weight, config.evenness).total
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
-    return ClusteringModel(model.backbone, model.heads.keep([best]))
+    return ClusteringModel(model.backbone, model.heads.keep([best])), logits[best]
 
 
-def calibrate(
-    model: ClusteringModel,
-    images: ImageLoader,
-    neighbors: Tensor,
-    statistics: Statistics,
-    config: Any,
-    session: TrainingSession,
-) -> float:
-    """The temperature of a classifier with one head, found without labels (fit_temperature)."""
-    batches = infer(model, images, statistics, session.hardware, config.batch_size)
-    logits = torch.cat([batch[0] for batch in batches])  # (N, C)
+def calibrate(logits: Tensor, neighbors: Tensor, session: TrainingSession) -> float:
+    """The temperature for logits (N, C) of all images, found without labels (fit_temperature)."""
     temperature = fit_temperature(logits.cpu(), neighbors.cpu())  # MPS has no float64
     session.say(f"{session.stage}: confidence calibrated with a temperature of {temperature:.2f}")
     return temperature
@@ -373,6 +398,7 @@ def train_self_label(
     fit_schedule(model, images, config, session, loss_of)
     teacher = moving_average(model, config, hardware)
     optimizer, parts = adam(model, config), BatchParts(session, accumulate=True)
+    count = images_per_epoch(len(images), config)
 
     def pseudo_label_train_loss(
         generator: torch.Generator, counts: ClusterCounts, part: Tensor, known: Tensor
@@ -387,7 +413,7 @@ def train_self_label(
 
     epochs = session.epochs(
         config.epochs,
-        images_per_epoch(len(images), config),
+        count,
         model=model,
         teacher=teacher,
         optimizer=optimizer,
@@ -399,10 +425,11 @@ def train_self_label(
         counts = ClusterCounts(1, model.heads.clusters, hardware.device)
         skipped = torch.zeros((), device=hardware.device)
         if config.reliable_share and epoch % config.refresh_epochs == 0:
-            batches = infer(teacher, images, statistics, hardware, config.batch_size)
-            probabilities = torch.cat([logits[0] for logits in batches]).softmax(dim=1)
-            labels.reliable = reliable_labels(probabilities, neighbors, config.reliable_share)
-        for rows, batch in images.batches(epoch_batches(len(images), config, generator)):
+            logits = all_logits(teacher, images, statistics, config, hardware)[0]
+            share = config.reliable_share
+            labels.reliable = reliable_labels(logits.softmax(dim=1), neighbors, share)
+        order = shuffled_batches(len(images), config.batch_size, generator, count)
+        for rows, batch in images.batches(order):
             # With no pseudo-label there is nothing to learn from in a step. The fused optimizer
             # then leaves weights and moments as they are: every part that has one clears this.
             optimizer.found_inf = torch.ones((), device=hardware.device)
@@ -478,15 +505,19 @@ def infer(
         yield outputs.float()
 
 
+def all_logits(
+    model: ClusteringModel,
+    images: ImageLoader,
+    statistics: Statistics,
+    config: Any,
+    hardware: Hardware,
+) -> Tensor:
+    """(H, N, C) float32 of every head for all images, in order."""
+    return torch.cat(list(infer(model, images, statistics, hardware, config.batch_size)), dim=1)
+
+
 def images_per_epoch(size: int, config: Any) -> int:
     return min(config.images_per_epoch or size, size)
-
-
-def epoch_batches(size: int, config: Any, generator: torch.Generator) -> list[Tensor]:
-    """The shuffled batches of one epoch: all images, or `images_per_epoch` of them."""
-    count = images_per_epoch(size, config)
-    order = torch.randperm(size, generator=generator, device=generator.device)[:count]
-    return list(order.tensor_split(number_of_batches(count, config.batch_size)))
 
 
 def warmup_cosine(progress: float, warmup: float) -> float:

@@ -100,7 +100,7 @@ def test_scan_trains_every_head_and_the_backbone(batch_size, heads):
     training_loops.train_scan(model, tiny.images, tiny.pairs, STATISTICS, config, session)
     moved = {name for name, value in model.named_parameters() if not value.equal(before[name])}
     assert "backbone.conv1.weight" in moved and "heads.linear.weight" in moved
-    best = training_loops.keep_best_head(
+    best, _ = training_loops.keep_best_head(
         model, tiny.images, tiny.pairs, STATISTICS, config, session
     )
     assert best.heads.heads == 1
@@ -112,7 +112,7 @@ def test_the_head_of_lowest_loss_is_kept():
         model.heads.linear.weight.zero_()
         model.heads.linear.bias.copy_(torch.tensor([9.0, -9, 0, 0, 9, -9]))  # only the middle
     config = ScanConfig(run="tiny", clusters=2, heads=3)
-    best = training_loops.keep_best_head(
+    best, _ = training_loops.keep_best_head(
         model, tiny.images, tiny.pairs, STATISTICS, config, session_for(config, "scan")
     )
     assert best.heads.linear.bias.tolist() == [0, 0]
