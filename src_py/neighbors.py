@@ -3,9 +3,8 @@
     neighbors, similarity = find_neighbors(features, k=20)
 
 faiss does the search: exactly for up to 100,000 rows, above that in an inverted file whose
-breadth is chosen by measuring its recall on a sample of these very features. On two shared cores,
-synthetic clustered features, k = 20: 50,000 x 512 exactly in 54 s; 1,000,000 x 128 in 241 s with
-recall .979 within 2 GiB.
+breadth is chosen by measuring its recall on a sample of these very features. What that takes on
+two cores is in results/benchmark-2-cpu-cores.json.
 """
 
 from collections.abc import Iterator
