@@ -7,12 +7,15 @@ Leaves ckp/<run>/features.npy (N x D float32) and neighbors.npy (N x k int64, se
 Next: python scan.py --run <run>
 """
 
+import time
+
 from configs.base_config import run_script
 from configs.config_extract_features import ExtractFeaturesConfig
 from src_py.errors import UserError
 
 
 def main(config: ExtractFeaturesConfig) -> None:
+    started = time.monotonic()
     # Imported here, so that --help and wrong options do not wait for torch.
     import numpy as np
     import torch
@@ -55,6 +58,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     write_array(files.neighbors, neighbors.astype(np.int64))
     write_table(files.rows, ("row", "path"), enumerate(images.names))
     made = {"made_from": digest(pretext), "config": as_plain(config)}
+    made["seconds"] = round(time.monotonic() - started, 1)
     write_json(files.config("extract_features"), made)
     print(f"{files.neighbors} written; next: python scan.py {files.option}")
 

@@ -12,14 +12,24 @@ from torch import Tensor, nn
 from src_py.benchmarking import wait_for
 from src_py.loaders import ImageLoader, shuffled_batches
 from src_py.memory import free_cached_memory, is_out_of_memory
+from src_py.run_files import read_json
 from src_py.session import TrainingSession
 
-# Of the minutes for all four stages; what is left over goes to mining and to reading files.
-SHARES = {"simclr": 0.60, "moco": 0.60, "scan": 0.14, "selflabel": 0.14}
-START_UP = 20.0  # s that the four scripts take before they do anything
-PASSES_AFTER = {"simclr": 0.0, "moco": 0.0, "scan": 0.2, "selflabel": 0.2}  # of one epoch's time,
-# for what looks at all images without training: the choice of a head, the reliable labels
-MEASURED_SECONDS = 4.0
+# How the minutes are shared. What a stage leaves over, or takes too much, is shared by the later
+# ones; mining is not scaled: it takes what it needs.
+SHARES = (
+    (("simclr", "moco"), 0.64),
+    (("extract_features",), 0.08),
+    (("scan",), 0.14),
+    (("selflabel",), 0.14),
+)
+START_UP = 4.0  # s that a script takes before it does anything
+HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
+# A look at all images without training (the choice of a head, the reliable labels), as a part of
+# an epoch's time.
+LOOK = {"scan": 0.2, "selflabel": 0.3}
+MEASURED_SECONDS = 4.0  # at most
+MEASURED_SHARE = 0.01  # of the minutes
 AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
 FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same images
 SMALLEST_BATCH = 64
@@ -45,9 +55,8 @@ def fit_schedule(
     seconds = None
     while seconds is None:
         seconds = _measured(model, images, config, session, loss_of)
-    share = SHARES[session.stage] * (60 * config.minutes - START_UP)
-    left = share - (time.monotonic() - session.started)
-    passes = left / (seconds * len(images)) - PASSES_AFTER[session.stage]
+    left = seconds_left(config, session)
+    passes = _affordable_passes(left / (seconds * len(images)), config, session)
     if session.stage in ("scan", "selflabel"):  # more than the preset's epochs only repeat
         passes = min(passes, config.epochs)
     least = config.batch_size / len(images)
@@ -67,6 +76,52 @@ def fit_schedule(
         f"{max(left, 0):.0f} s of --minutes {config.minutes:g}"
     )
     session.settle_options()
+
+
+def fit_head_epochs(
+    config: Any, session: TrainingSession, step: Callable[[], object], steps: int
+) -> None:
+    """Lowers `config.head_epochs` so that heads leave time for the network; needs `minutes`.
+
+    Args:
+        config: a ScanConfig; changed in place.
+        step: does a step that changes nothing that is kept.
+        steps: of one epoch.
+    """
+    if config.minutes is None:
+        return
+    step()  # also sets up caches and kernels
+    started, taken = time.monotonic(), 0
+    while time.monotonic() - started < _longest_trial(config):
+        step()
+        wait_for(session.hardware.device)
+        taken += 1
+    epoch_seconds = steps * (time.monotonic() - started) / taken
+    affordable = HEADS_SHARE * seconds_left(config, session) / epoch_seconds
+    config.head_epochs = min(config.head_epochs, max(1, int(affordable)))
+
+
+def seconds_left(config: Any, session: TrainingSession) -> float:
+    """Of `config.minutes`, for the rest of this stage; below 0 when it is late."""
+    place = next(i for i, (scripts, _) in enumerate(SHARES) if session.stage in scripts)
+    earlier = [script for scripts, _ in SHARES[:place] for script in scripts]
+    stored = [read_json(session.files.config(script)) or {} for script in earlier]
+    spent = sum(stage.get("seconds", 0.0) for stage in stored)
+    left = 60 * config.minutes - START_UP * len(SHARES) - spent
+    shares = [share for _, share in SHARES[place:]]
+    return left * shares[0] / sum(shares) - session.seconds
+
+
+def _affordable_passes(epochs: float, config: Any, session: TrainingSession) -> float:
+    """Passes that fit into the time of so many epochs, with the looks at all images."""
+    look = LOOK.get(session.stage, 0.0)
+    if not getattr(config, "reliable_share", 0):
+        return epochs - look
+    return (epochs - 2 * look) / (1 + look / config.refresh_epochs)
+
+
+def _longest_trial(config: Any) -> float:
+    return min(MEASURED_SECONDS, MEASURED_SHARE * 60 * config.minutes)
 
 
 def _measured(
@@ -102,7 +157,7 @@ def _seconds_per_image(
             started = time.monotonic()
             continue
         seen += len(batch)
-        if time.monotonic() - started > MEASURED_SECONDS:
+        if time.monotonic() - started > _longest_trial(config):
             break
     if not seen:  # a single batch holds all images
         loss_of(trial, batch, generator).backward()

@@ -59,7 +59,7 @@ class TrainingSession:
         self.hardware = hardware
         self.history: list[dict[str, float]] = []
         self._warned: set[str] = set()
-        self.started = time.monotonic()
+        self._started = time.monotonic()
         self._made_from = digest(*made_from)
         self._begins_again = config.restart or self._is_stale()
         self._asked: dict[str, Any] = {}
@@ -87,6 +87,11 @@ class TrainingSession:
     @property
     def is_resumable(self) -> bool:
         return self.files.partial(self.stage).exists() and not self._begins_again
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage was begun, without pauses between an interruption and its resume."""
+        return time.monotonic() - self._started
 
     def settle_options(self) -> None:
         """Takes over options that were decided after the start, before the first epoch."""
@@ -170,6 +175,8 @@ class TrainingSession:
         path = self.files.output(self.stage)
         save_checkpoint(path, {"stage": self.stage, "config": self._options, **content})
         self.files.partial(self.stage).unlink(missing_ok=True)
+        begun = read_json(self.files.config(self.stage))
+        write_json(self.files.config(self.stage), begun | {"seconds": round(self.seconds, 1)})
         if self._writer:
             self._writer.close()
         return path
@@ -259,6 +266,7 @@ class TrainingSession:
             "next_epoch": next_epoch,
             "images": self._images_per_epoch,
             "history": self.history,
+            "seconds": self.seconds,
             "state": parts,
         }
         save_checkpoint(self.files.partial(self.stage), content)
@@ -280,6 +288,7 @@ class TrainingSession:
         for name, part in state.items():
             part.load_state_dict(content["state"][name])
         self.history = content["history"]
+        self._started -= content.get("seconds", 0.0)
         self.say(f"{self.stage}: continuing after epoch {content['next_epoch']}")
         return content["next_epoch"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src_py.budget import fit_schedule
+from src_py.budget import fit_head_epochs, fit_schedule
 from src_py.calibration import fit_temperature
 from src_py.hardware import Hardware
 from src_py.health import ClusterCounts
@@ -25,6 +25,7 @@ from src_py.transforms import augment, normalize, to_float
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the pixels, per channel
 HELD_OUT = 10  # one of so many images is not an anchor when heads are trained, but judges them
+FEWEST_HEAD_STEPS = 300  # a small set has few steps in an epoch
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
 FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
 
@@ -194,21 +195,27 @@ def train_heads(
         start_at_prototypes(heads, features, range(0, config.candidate_heads, 2), config.seed)
     order = torch.randperm(len(features), generator=generator, device=generator.device)
     held_out, trained = order.tensor_split([len(order) // HELD_OUT])
-    loss_of = partial(
+    drawn_loss = partial(
         pairs.drawn_loss,
-        heads,
-        features,
-        generator=generator,
+        features=features,
         entropy_weight=config.entropy_weight,
         evenness=config.evenness,
     )
     batch_size = max(config.batch_size, 512)
+    steps = number_of_batches(len(trained), batch_size)
+    trial, random = copy.deepcopy(heads), session.generator(epoch=-2)
+
+    def try_step() -> None:
+        loss = drawn_loss(trial, anchors=trained[:batch_size], generator=random)
+        loss.total.sum().backward()
+
+    fit_head_epochs(config, session, try_step, steps)
     fit_heads(
         heads,
         trained,
-        loss_of,
+        lambda anchors: drawn_loss(heads, anchors=anchors, generator=generator),
         generator,
-        config.head_epochs,
+        max(config.head_epochs, math.ceil(FEWEST_HEAD_STEPS / steps)),
         batch_size,
         config.head_learning_rate,
     )
