@@ -163,7 +163,7 @@ class TrainingSession:
         for kind, warning in warnings.items():
             if kind not in self._warned or epoch + 1 == self.config.epochs:
                 self.say(f"{self.stage}: warning: {warning}")
-        self._warned = set(warnings)
+        self._warned |= set(warnings)
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
