@@ -15,19 +15,20 @@ from src_py.memory import free_cached_memory, is_out_of_memory
 from src_py.run_files import read_json
 from src_py.session import TrainingSession
 
-# How the minutes are shared. What a stage leaves over, or takes too much, is shared by the later
-# ones; mining is not scaled: it takes what it needs.
+# How the stages that can be made shorter share the minutes. What one of them leaves over, or takes
+# too much, is shared by the later ones.
 SHARES = (
-    (("simclr", "moco"), 0.64),
-    (("extract_features",), 0.08),
-    (("scan",), 0.14),
-    (("selflabel",), 0.14),
+    (("simclr", "moco"), 0.66),
+    (("scan",), 0.17),
+    (("selflabel",), 0.17),
 )
-START_UP = 4.0  # s that a script takes before it does anything
+MINING = "extract_features"
+START_UP = 4.0  # s that each of the four scripts takes before it does anything
 HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
-# A look at all images without training (the choice of a head, the reliable labels), as a part of
-# an epoch's time.
-LOOK = {"scan": 0.2, "selflabel": 0.3}
+# Looks at all images without training that are still to come when a stage begins: for the mining,
+# to choose a head, for the reliable labels and, at the end of each stage, for the temperature.
+LOOKS = {"simclr": 4, "moco": 4, "scan": 3, "selflabel": 2}
+LOOK = 0.2  # of the time of an epoch of training
 MEASURED_SECONDS = 4.0  # at most
 MEASURED_SHARE = 0.01  # of the minutes
 AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
@@ -55,11 +56,19 @@ def fit_schedule(
     seconds = None
     while seconds is None:
         seconds = _measured(model, images, config, session, loss_of)
-    left = seconds_left(config, session)
-    passes = _affordable_passes(left / (seconds * len(images)), config, session)
+    epoch_seconds = seconds * len(images)
+    left = seconds_left(config, session, LOOKS[session.stage] * LOOK * epoch_seconds)
+    passes = left / epoch_seconds
+    if getattr(config, "reliable_share", 0):  # which is a look every so many epochs
+        passes /= 1 + LOOK / config.refresh_epochs
     if session.stage in ("scan", "selflabel"):  # more than the preset's epochs only repeat
         passes = min(passes, config.epochs)
     least = config.batch_size / len(images)
+    if passes < least:
+        session.say(
+            f"{session.stage}: warning: --minutes {config.minutes:g} are too few for so many "
+            f"images: a single step is trained"
+        )
     passes = max(passes, least)
     config.epochs = max(1, math.ceil(passes))
     config.images_per_epoch = math.ceil(len(images) * min(1.0, passes / config.epochs))
@@ -101,23 +110,19 @@ def fit_head_epochs(
     config.head_epochs = min(config.head_epochs, max(1, int(affordable)))
 
 
-def seconds_left(config: Any, session: TrainingSession) -> float:
-    """Of `config.minutes`, for the rest of this stage; below 0 when it is late."""
+def seconds_left(config: Any, session: TrainingSession, reserved: float = 0.0) -> float:
+    """Of `config.minutes`, for the training of this stage; below 0 when it is late.
+
+    Args:
+        reserved: s, for what cannot be made shorter, in this stage and the later ones.
+    """
     place = next(i for i, (scripts, _) in enumerate(SHARES) if session.stage in scripts)
     earlier = [script for scripts, _ in SHARES[:place] for script in scripts]
-    stored = [read_json(session.files.config(script)) or {} for script in earlier]
-    spent = sum(stage.get("seconds", 0.0) for stage in stored)
-    left = 60 * config.minutes - START_UP * len(SHARES) - spent
+    stored = [read_json(session.files.config(s)) or {} for s in [*earlier, MINING] if place]
+    spent = sum(stage.get("seconds", 0.0) for stage in stored) + session.seconds
+    left = 60 * config.minutes - START_UP * (len(SHARES) + 1) - spent - reserved
     shares = [share for _, share in SHARES[place:]]
-    return left * shares[0] / sum(shares) - session.seconds
-
-
-def _affordable_passes(epochs: float, config: Any, session: TrainingSession) -> float:
-    """Passes that fit into the time of so many epochs, with the looks at all images."""
-    look = LOOK.get(session.stage, 0.0)
-    if not getattr(config, "reliable_share", 0):
-        return epochs - look
-    return (epochs - 2 * look) / (1 + look / config.refresh_epochs)
+    return left * shares[0] / sum(shares)
 
 
 def _longest_trial(config: Any) -> float:
