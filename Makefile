@@ -49,10 +49,10 @@ cifar10: $(VENV)/installed
 	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
 	    --simclr="--minutes $(MINUTES) --width $(WIDTH)" --pixels --out $(OUT)
 
-# Both recipes with five seeds, and what each part is worth with one.
+# Both recipes with five seeds, and what each part is worth.
 results-digits: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4
-	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --recipes best --seeds 0 \
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --recipes best --seeds 0,1,2,3,4 \
 	    --variants moco,no-mutual,no-prototypes,no-heads-first,no-reliable,no-teacher
 
 # Digits of which the most frequent is ten times as frequent as the rarest; the test set is balanced.
@@ -73,8 +73,8 @@ results-fashion-mnist: $(VENV)/installed
 # Both recipes on one thread of a CPU within the same minutes, at a quarter of the width and 24 px:
 # make results-cifar10-cpu DATA=<folder with train/<class>/ and test/<class>/>
 results-cifar10-cpu: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --seeds 0 --pixels \
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --seeds 0,1 --pixels \
 	    --out results/cifar10-jpeg \
-	    --simclr="--minutes 18 --width 16 --image-size 24 --temperature 0.2" \
+	    --simclr="--minutes 30 --width 16 --image-size 24 --temperature 0.2" \
 	    --scan="--augment.rand-augment-ops 1 --augment.cutout 6" \
 	    --selflabel="--strong-augment.rand-augment-ops 1 --strong-augment.cutout 6"
