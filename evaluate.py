@@ -22,12 +22,13 @@ def main(config: EvaluateConfig) -> None:
     from src_py import evaluation
     from src_py.checkpoints import (
         is_current,
+        load_cluster_labels,
         load_clustering,
         load_contrastive,
         made_from,
         require,
     )
-    from src_py.cluster_labels import LABELS_FILE, ClusterLabels
+    from src_py.cluster_labels import LABELS_FILE
     from src_py.gallery import save_contact_sheet
     from src_py.hardware import choose_hardware
     from src_py.labels import load_labels
@@ -46,7 +47,7 @@ def main(config: EvaluateConfig) -> None:
         if files.output(stage).exists() and is_current(files, stage, *made_from(files, stage))
     }
     cluster_labels = {
-        stage: ClusterLabels.load(files.checkpoints / LABELS_FILE, content["clusters"])
+        stage: load_cluster_labels(files, content["clusters"])
         for stage, (_, content) in classifiers.items()
     }
 

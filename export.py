@@ -14,8 +14,7 @@ from configs.config_export import ExportConfig
 
 def main(config: ExportConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import choose_classifier, load_clustering
-    from src_py.cluster_labels import LABELS_FILE, ClusterLabels
+    from src_py.checkpoints import choose_classifier, load_cluster_labels, load_clustering
     from src_py.export import (
         PixelClassifier,
         metadata,
@@ -32,7 +31,7 @@ def main(config: ExportConfig) -> None:
         require_onnx()
     checkpoint = choose_classifier(files)
     model, content = load_clustering(checkpoint)
-    labels = ClusterLabels.load(files.checkpoints / LABELS_FILE, content["clusters"])
+    labels = load_cluster_labels(files, content["clusters"])
 
     classifier = PixelClassifier(model, content)
     program = trace(classifier)

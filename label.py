@@ -13,8 +13,8 @@ from configs.config_label import LabelConfig
 
 def main(config: LabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import load_checkpoint, require
-    from src_py.cluster_labels import LABELS_FILE, ClusterLabels
+    from src_py.checkpoints import load_checkpoint, load_cluster_labels, require
+    from src_py.cluster_labels import LABELS_FILE
     from src_py.errors import UserError
 
     groups, names = config.groups, config.names
@@ -22,8 +22,7 @@ def main(config: LabelConfig) -> None:
         raise UserError("nothing to do: give --merge 3,7 or --name 3=cat, or --show")
     files = config.files
     scan = require(files, files.output("scan"), f"scan.py {files.option}")
-    path = files.checkpoints / LABELS_FILE
-    labels = ClusterLabels.load(path, load_checkpoint(scan)["clusters"])
+    labels = load_cluster_labels(files, load_checkpoint(scan)["clusters"])
     # Names after groups: --merge 3,7 --name 7=cat names both.
     for group in groups:
         labels = labels.with_merge(group)
@@ -34,6 +33,7 @@ def main(config: LabelConfig) -> None:
     for group in labels.groups:
         print(f"{', '.join(map(str, group)):<16}{labels.name_of(group[0])}")
     if not config.show:
+        path = files.checkpoints / LABELS_FILE
         labels.write(path)
         print(f"{path} written")
 

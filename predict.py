@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import choose_classifier, load_clustering
-    from src_py.cluster_labels import LABELS_FILE, ClusterLabels
+    from src_py.checkpoints import choose_classifier, load_cluster_labels, load_clustering
     from src_py.datasets import DataSettings
     from src_py.errors import UserError
     from src_py.gallery_images import GalleryImages
@@ -39,7 +38,7 @@ def main(config: PredictConfig) -> None:
     paths = list_files(config.paths, out) if config.paths else []
     hardware = choose_hardware(config.device)
     model, content = load_clustering(checkpoint)
-    labels = ClusterLabels.load(files.checkpoints / LABELS_FILE, content["clusters"])
+    labels = load_cluster_labels(files, content["clusters"])
     classifier = Classifier(
         hardware.place(model),
         DataSettings(**content["data"]),

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from src_py.cluster_labels import LABELS_FILE, ClusterLabels
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
 from src_py.models import (
@@ -18,6 +19,7 @@ from src_py.models import (
 from src_py.run_files import RunFiles, as_plain, read_json, write_atomically
 
 FORMAT = 1
+CLASSIFIER_DIGITS = 12  # of the SHA-256 of scan.pt, in labels.json
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
@@ -97,6 +99,19 @@ def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
     model.load_state_dict(content.pop("weights"))
     content.setdefault("temperature", 1.0)  # of a checkpoint from before calibration
     return model, content
+
+
+def load_cluster_labels(files: RunFiles, clusters: int) -> ClusterLabels:
+    """The names and merged groups of a run's clusters.
+
+    Args:
+        clusters: how many the run's classifier has.
+
+    Raises:
+        UserError: when labels.json is damaged, or of another training.
+    """
+    classifier = digest(files.output("scan"))[:CLASSIFIER_DIGITS]
+    return ClusterLabels.load(files.checkpoints / LABELS_FILE, clusters, classifier)
 
 
 def require(files: RunFiles, path: Path, command: str) -> Path:

@@ -5,6 +5,7 @@ It is kept in ckp/<run>/labels.json, beside the weights and apart from them:
     {
       "version": 1,
       "clusters": 10,
+      "classifier": "5f70bf18a086",
       "names": {
         "3": "cat"
       },
@@ -14,6 +15,7 @@ It is kept in ckp/<run>/labels.json, beside the weights and apart from them:
     }
 
 One entry a line: deleting the line takes it back. A merged group goes by its lowest cluster.
+"classifier" tells which training numbered the clusters; a file without it is read as well.
 """
 
 import json
@@ -40,6 +42,7 @@ class ClusterLabels:
         clusters: how many the classifier has.
         names: by cluster; a cluster without one is called cluster_<number>.
         merge: groups of two or more clusters, each ascending.
+        classifier: tells the training that numbered the clusters from another; "" is any.
 
     Raises:
         UserError: for a cluster that does not exist or is in two groups, a group of fewer than
@@ -49,6 +52,7 @@ class ClusterLabels:
     clusters: int
     names: dict[int, str]
     merge: tuple[tuple[int, ...], ...]
+    classifier: str = ""
 
     def __post_init__(self) -> None:
         for cluster, name in self.names.items():
@@ -68,8 +72,11 @@ class ClusterLabels:
             raise UserError(f"there is no cluster {cluster}: they are 0 to {self.clusters - 1}")
 
     @staticmethod
-    def load(path: Path, clusters: int) -> "ClusterLabels":
+    def load(path: Path, clusters: int, classifier: str = "") -> "ClusterLabels":
         """What `path` says; where there is no such file, no cluster is named or merged.
+
+        Args:
+            classifier: of the run as it is now.
 
         Raises:
             UserError: when the file is not of this format, or of a run with other clusters.
@@ -77,11 +84,11 @@ class ClusterLabels:
         try:
             text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
         except FileNotFoundError:
-            return ClusterLabels(clusters, {}, ())
+            return ClusterLabels(clusters, {}, (), classifier)
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8 text: save it as that, or delete it") from None
         try:
-            return _from_content(_parse(text), clusters)
+            return _from_content(_parse(text), clusters, classifier)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -92,8 +99,9 @@ class ClusterLabels:
             for cluster, name in sorted(self.names.items())
         ]
         groups = [json.dumps(group) for group in sorted(self.merge)]
+        told = f'  "classifier": "{self.classifier}",\n' if self.classifier else ""
         text = (
-            f'{{\n  "version": {VERSION},\n  "clusters": {self.clusters},\n'
+            f'{{\n  "version": {VERSION},\n  "clusters": {self.clusters},\n{told}'
             f'  "names": {_block("{}", names)},\n  "merge": {_block("[]", groups)}\n}}\n'
         )
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -182,8 +190,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _from_content(content: Any, clusters: int) -> ClusterLabels:
-    known = {"version", "clusters", "names", "merge"}
+def _from_content(content: Any, clusters: int, classifier: str) -> ClusterLabels:
+    known = {"version", "clusters", "classifier", "names", "merge"}
     if not isinstance(content, dict) or not {"version", "clusters"} <= content.keys() <= known:
         raise UserError(f"expected an object with {', '.join(sorted(known))}")
     if content["version"] != VERSION:
@@ -193,13 +201,19 @@ def _from_content(content: Any, clusters: int) -> ClusterLabels:
             f"made for {content['clusters']} clusters, the run has {clusters} now: "
             "delete the file and name them again"
         )
+    if classifier and content.get("classifier", classifier) != classifier:
+        raise UserError(
+            "made for an earlier training of scan.py, whose clusters had other numbers: delete the "
+            "file and name them again"
+        )
     names, merge = content.get("names", {}), content.get("merge", [])
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise UserError('"names" must be like {"3": "cat"}')
     if not isinstance(merge, list) or not all(_are_numbers(group) for group in merge):
         raise UserError('"merge" must be like [[3, 7]]')
     groups = tuple(sorted(tuple(sorted(group)) for group in merge))
-    return ClusterLabels(clusters, {_number(key): name for key, name in names.items()}, groups)
+    numbered = {_number(key): name for key, name in names.items()}
+    return ClusterLabels(clusters, numbered, groups, classifier)
 
 
 def _are_numbers(group: Any) -> bool:

@@ -64,6 +64,7 @@ class GalleryImages:
             neighbors=neighbors,
             cluster_names=labels.names | adopted,
             merged=[list(group) for group in labels.merge],
+            classifier=labels.classifier,
         )
         write_gallery(path, content, seed)
 

@@ -49,6 +49,7 @@ class GalleryContent:
     neighbors: np.ndarray | None  # (N, k) rows, the most similar first; None: find them
     cluster_names: dict[int, str]  # the names known so far
     merged: list[list[int]]  # the groups of clusters known to be one
+    classifier: str = ""  # of ClusterLabels
 
     def __post_init__(self) -> None:
         images = len(self.names)
@@ -89,6 +90,7 @@ def write_gallery(path: Path, content: GalleryContent, seed: int = 0) -> None:
         "neighbors": _page_neighbors(content, order),
         "clusterNames": content.cluster_names,
         "merged": [sorted(group) for group in content.merged],
+        "classifier": content.classifier,
         "mapSteps": MAP_STEPS,
         "sheetSide": SHEET_SIDE,
     }

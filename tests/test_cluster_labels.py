@@ -125,6 +125,19 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, text, words):
     assert all(word in message for word in words), message
 
 
+def test_labels_of_an_earlier_training_are_refused(tmp_path):
+    path = tmp_path / "labels.json"
+    ClusterLabels.load(path, 10, "aaaa").with_name(3, "cat").write(path)
+    assert ClusterLabels.load(path, 10, "aaaa").name_of(3) == "cat"
+    with pytest.raises(UserError, match="earlier training"):
+        ClusterLabels.load(path, 10, "bbbb")
+
+
+def test_labels_that_do_not_tell_their_training_fit_any(tmp_path):
+    path = written(tmp_path, HEAD + '"names": {"3": "cat"}}')
+    assert ClusterLabels.load(path, 10, "aaaa").classifier == "aaaa"
+
+
 def test_encodings(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(HEAD + '"names": {"3": "ä"}}', encoding="utf-8-sig")
