@@ -2,13 +2,19 @@
 
     python label.py --run holiday --show
     python label.py --run holiday --merge 3,7 --name 3=cat --name 5=dog
+    python label.py --run holiday --merge-to 10    # after more clusters than there are kinds
 
 Writes ckp/<run>/labels.json, which predict.py and evaluate.py read; the weights stay as they are.
 An entry is taken back by deleting its line from the file.
 """
 
+from typing import TYPE_CHECKING
+
 from configs.base_config import run_script
 from configs.config_label import LabelConfig
+
+if TYPE_CHECKING:
+    from src_py.cluster_labels import ClusterLabels
 
 
 def main(config: LabelConfig) -> None:
@@ -18,11 +24,14 @@ def main(config: LabelConfig) -> None:
     from src_py.errors import UserError
 
     groups, names = config.groups, config.names
-    if not (groups or names or config.show):
-        raise UserError("nothing to do: give --merge 3,7 or --name 3=cat, or --show")
+    if not (groups or names or config.merge_to or config.show):
+        raise UserError("nothing to do: give --merge 3,7, --merge-to 10, --name 3=cat, or --show")
     files = config.files
     scan = require(files, files.output("scan"), f"scan.py {files.option}")
     labels = load_cluster_labels(files, load_checkpoint(scan)["clusters"])
+    if config.merge_to:
+        for group in merged_by_neighbors(config, labels):
+            labels = labels.with_merge(group)
     # Names after groups: --merge 3,7 --name 7=cat names both.
     for group in groups:
         labels = labels.with_merge(group)
@@ -36,6 +45,33 @@ def main(config: LabelConfig) -> None:
         path = files.checkpoints / LABELS_FILE
         labels.write(path)
         print(f"{path} written")
+
+
+def merged_by_neighbors(config: LabelConfig, labels: "ClusterLabels") -> list[tuple[int, ...]]:
+    """Groups of clusters that the training images say are one, with `--merge-to` left over."""
+    import numpy as np
+
+    from src_py.checkpoints import choose_classifier
+    from src_py.errors import UserError
+    from src_py.hardware import choose_hardware
+    from src_py.merging import merge_by_neighbors
+    from src_py.prediction import open_classifier
+    from src_py.run_data import open_split, require_rows
+
+    files, groups = config.files, labels.groups
+    if config.merge_to >= len(groups):
+        raise UserError(
+            f"--merge-to {config.merge_to}: must be below the number of clusters, {len(groups)}"
+        )
+    hardware = choose_hardware(config.device)
+    classifier = open_classifier(choose_classifier(files), hardware)
+    images = open_split(files, classifier.settings, "train", hardware, config.loading)
+    require_rows(files, images.names)
+    lowest = [group[0] for group in groups]  # where a group's probability is
+    _, probabilities = classifier.outputs(images.loader)
+    probabilities = labels.merged(probabilities)[:, lowest]
+    found = merge_by_neighbors(probabilities, np.load(files.neighbors), config.merge_to)
+    return [tuple(lowest[place] for place in group) for group in found if len(group) > 1]
 
 
 if __name__ == "__main__":

@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import choose_classifier, load_cluster_labels, load_clustering
-    from src_py.datasets import DataSettings
+    from src_py.checkpoints import choose_classifier, load_cluster_labels
     from src_py.errors import UserError
     from src_py.gallery_images import GalleryImages
     from src_py.hand_off import write_predictions
     from src_py.hardware import choose_hardware
-    from src_py.prediction import Classifier, classify_files, list_files
+    from src_py.prediction import classify_files, list_files, open_classifier
     from src_py.run_files import write_table
 
     if not (config.paths or config.gallery):
@@ -37,15 +36,8 @@ def main(config: PredictConfig) -> None:
     checkpoint = choose_classifier(files)
     paths = list_files(config.paths, out) if config.paths else []
     hardware = choose_hardware(config.device)
-    model, content = load_clustering(checkpoint)
-    labels = load_cluster_labels(files, content["clusters"])
-    classifier = Classifier(
-        hardware.place(model),
-        DataSettings(**content["data"]),
-        content["temperature"],
-        hardware,
-        config.batch_size,
-    )
+    classifier = open_classifier(checkpoint, hardware, config.batch_size)
+    labels = load_cluster_labels(files, classifier.model.heads.clusters)
     if not paths:
         show_training_images(config, classifier, labels)
         return

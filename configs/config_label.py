@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tyro.conf import UseAppendAction
 
-from configs.base_config import BaseConfig
+from configs.base_config import BaseConfig, require_at_least
 from src_py.errors import UserError
 
 
@@ -12,7 +12,14 @@ from src_py.errors import UserError
 class LabelConfig(BaseConfig):
     merge: UseAppendAction[tuple[str, ...]] = ()  # clusters that are one: 3,7 (may be repeated)
     name: UseAppendAction[tuple[str, ...]] = ()  # of a cluster: 3=cat (may be repeated)
+    merge_to: int | None = None  # join clusters whose images are each other's neighbors until so
+    # many are left
     show: bool = False  # only print what the labels are, or would be: write nothing
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.merge_to is not None:
+            require_at_least(self, 2, "merge_to")
 
     @property
     def groups(self) -> list[tuple[int, ...]]:

@@ -72,8 +72,9 @@ def fit_schedule(
     passes = max(passes, least)
     config.epochs = max(1, math.ceil(passes))
     config.images_per_epoch = math.ceil(len(images) * min(1.0, passes / config.epochs))
-    while _steps(config) < FEWEST_STEPS and config.batch_size >= 2 * SMALLEST_BATCH:
-        config.batch_size //= 2
+    if session.stage != "selflabel":  # few of a small batch have a label, and clusters then empty
+        while _steps(config) < FEWEST_STEPS and config.batch_size >= 2 * SMALLEST_BATCH:
+            config.batch_size //= 2
     if hasattr(config, "warmup_epochs"):
         config.warmup_epochs = min(config.warmup_epochs, int(WARMUP_SHARE * config.epochs))
     if getattr(config, "ema_decay", 0):

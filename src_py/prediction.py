@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src_py.checkpoints import load_clustering
 from src_py.cluster_labels import ClusterLabels
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
@@ -87,6 +88,13 @@ class Classifier:
         with torch.no_grad():
             logits = self.model.heads(features)[0]
         return features, (logits / self.temperature).softmax(dim=1).cpu().numpy()
+
+
+def open_classifier(checkpoint: Path, hardware: Hardware, batch_size: int = 256) -> Classifier:
+    """The classifier that scan.py or selflabel.py left in `checkpoint`."""
+    model, content = load_clustering(checkpoint)
+    settings = DataSettings(**content["data"])
+    return Classifier(hardware.place(model), settings, content["temperature"], hardware, batch_size)
 
 
 def show_images(images: ImageLoader, names: list[str], classifier: Classifier) -> GalleryImages:

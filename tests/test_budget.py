@@ -114,6 +114,7 @@ def test_few_steps_become_more_by_smaller_batches(fit):
     config = fit(1_000, "simclr", SimCLRConfig(run="mine", minutes=10))
     assert config.batch_size == 128  # 385 epochs of 1,000 images
     assert fit(1e5, "simclr", SimCLRConfig(run="mine", minutes=10)).batch_size == 512
+    assert fit(1_000, "selflabel", SelfLabelConfig(run="mine", minutes=10)).batch_size == 1000
 
 
 def test_the_measured_speed_leaves_the_model_alone(monkeypatch, tmp_path):
