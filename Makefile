@@ -58,8 +58,8 @@ results-digits: $(VENV)/installed
 # Digits of which the most frequent is ten times as frequent as the rarest; the test set is balanced.
 results-digits-long-tail: $(VENV)/installed
 	$(BIN)/python -m src_py.long_tail out/digits-long-tail
-	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --data out/digits-long-tail --variants uneven \
-	    --seeds 0,1 --simclr="--image-size 16" --out results/digits-long-tail
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --data out/digits-long-tail --variants uneven,merged \
+	    --seeds 0,1,2 --simclr="--image-size 16" --out results/digits-long-tail
 
 # Both recipes on one thread of a CPU, the same schedule: 60,000 images at a quarter of the network's
 # width and 20 px. Features of so few epochs do not bear strong views.

@@ -15,10 +15,8 @@ class ScanConfig(TrainingConfig):
     learning_rate: float = 1e-4  # of Adam
     weight_decay: float = 1e-4  # L2 penalty
     entropy_weight: float = 5.0  # lambda: how strongly clusters of equal size are asked for
-    evenness: float = (
-        1.0  # lower it where kinds are unequal, to 0.85 for ten to one: the entropy of
-    )
-    # cluster sizes that is asked for, as a share of that of equal ones
+    evenness: float = 1.0  # entropy of the cluster sizes that is asked for, as a share of that of
+    # equal ones: lower it where kinds are unequal, to 0.85 for ten to one
     heads: int = 10  # cluster heads that share the backbone; the one of lowest loss is kept
     head_epochs: int = 0  # passes over the stored features that train the heads alone, first
     head_learning_rate: float = 1e-2  # of Adam in those passes

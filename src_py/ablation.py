@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.config_ablation import VARIANTS
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
+from src_py.cluster_labels import LABELS_FILE
 from src_py.errors import UserError
 from src_py.run_files import RunFiles, read_json, write_json
 
@@ -54,6 +55,8 @@ def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
             options += ["--seed", str(seed), *shlex.split(getattr(config, stage))]
         options += VARIANTS.get(setting, {}).get(stage, [])
         _run(pretext if stage == "simclr" else stage, options)
+    if "label" in VARIANTS.get(setting, {}):
+        _run("label", ["--run", files.run, "--device", config.device, *VARIANTS[setting]["label"]])
     _run("evaluate", ["--run", files.run, *(["--pixels"] if config.pixels else [])])
     _keep(files, pretext, out)
 
@@ -148,7 +151,8 @@ def _training_seconds(files: RunFiles) -> float:
 def _keep(files: RunFiles, pretext: str, out: Path) -> None:
     """Copies what is worth keeping of a run. Paths of the images are cut to the folder's name."""
     out.mkdir(parents=True, exist_ok=True)
-    for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png"):
+    labels = [path for path in [files.checkpoints / LABELS_FILE] if path.exists()]
+    for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png", *labels):
         shutil.copy2(log, out / log.name)
     hardware = ""
     for stage in (pretext, *STAGES[1:]):

@@ -1,5 +1,7 @@
 """Clusters whose images are each other's neighbors are found to be one."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def split_kinds(sizes=(400, 40, 60), parts=(4, 1, 2), neighbors=5, seed=0):
     cluster = np.array([random.integers(first[kind], first[kind + 1]) for kind in kinds])
     rows = [random.choice(np.flatnonzero(kinds == kind), neighbors) for kind in kinds]
     probabilities = np.eye(first[-1])[cluster] * 0.9 + 0.1 / first[-1]
-    groups = [tuple(range(a, b)) for a, b in zip(first[:-1], first[1:], strict=True)]
+    groups = [tuple(range(*ends)) for ends in itertools.pairwise(first)]
     return probabilities.astype(np.float32), np.array(rows), groups
 
 
