@@ -10,6 +10,7 @@ input order, and out/skipped.csv (path, reason); with --gallery also out/gallery
 merged clusters are those of ckp/<run>/labels.json (the gallery and label.py write it).
 """
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from configs.base_config import run_script
@@ -91,18 +92,30 @@ def review(config: PredictConfig, predictions: list["Prediction"]) -> None:
 def hand_off(
     config: PredictConfig, predictions: list["Prediction"], labels: "ClusterLabels"
 ) -> None:
-    from src_py.hand_off import write_fiftyone, write_label_studio
+    from src_py.errors import UserError
+    from src_py.hand_off import split_by_name, write_fiftyone, write_label_studio
 
+    predictions, left_out = split_by_name(predictions)
+    if not predictions:
+        raise UserError("--hand-off: no image has a name that is UTF-8 text")
     names = list(dict.fromkeys(labels.name_of(group[0]) for group in labels.groups))
     tasks, interface = config.out / "label_studio.json", config.out / "label_studio.xml"
-    root, storage = write_label_studio(tasks, interface, predictions, names, config.run)
+    root, storages = write_label_studio(tasks, interface, predictions, names, config.run)
     print(
-        f"{tasks}: start Label Studio with LOCAL_FILES_SERVING_ENABLED=true and "
-        f"LOCAL_FILES_DOCUMENT_ROOT={root}, give the project {storage} as local storage and "
-        f"{interface} as labeling interface, and import the file"
+        f"{tasks}: start Label Studio with LOCAL_FILES_SERVING_ENABLED=true "
+        f"LOCAL_FILES_DOCUMENT_ROOT={quote(str(root))}; give a project {interface} as labeling "
+        f"interface and {' and '.join(quote(str(s)) for s in storages)} as local storage (save it, "
+        f"do not sync), and import the file"
     )
-    write_fiftyone(config.out / "fiftyone.json", predictions, names)
-    print(f"{config.out / 'fiftyone.json'}: labels of a FiftyOneImageClassificationDataset")
+    labels_file = config.out.resolve() / "fiftyone.json"
+    write_fiftyone(labels_file, predictions, names)
+    print(
+        f"{config.out / 'fiftyone.json'}: fiftyone.Dataset.from_dir("
+        f"dataset_type=fiftyone.types.FiftyOneImageClassificationDataset, "
+        f'labels_path={str(labels_file)!r}, label_field="prediction")'
+    )
+    if left_out:
+        print(f"--hand-off: {len(left_out)} images left out, whose names are not UTF-8 text")
 
 
 def sort(config: PredictConfig, predictions: list["Prediction"]) -> None:

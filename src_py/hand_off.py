@@ -14,6 +14,10 @@ from src_py.image_files import UnreadableImage, read_image
 from src_py.prediction import Prediction
 from src_py.run_files import write_atomically, write_json, write_table
 
+# Where Label Studio serves images from: its document root, and the folders that a project must be
+# given as local storages.
+LabelStudioFolders = tuple[Path, list[Path]]
+
 HEADER = ("path", "cluster", "name", "confidence")
 THUMBNAIL = 128  # longest side in px
 
@@ -34,26 +38,38 @@ def write_review(csv: Path, page: Path, predictions: list[Prediction], size: int
 
 def write_label_studio(
     tasks: Path, interface: Path, predictions: list[Prediction], names: list[str], model: str
-) -> tuple[Path, Path]:
+) -> LabelStudioFolders:
     """Label Studio's tasks with predictions (JSON), and the labeling interface for them (XML).
 
-    The images are served by Label Studio from its document root, below which it wants a folder as
-    local storage: both are returned, (root, storage).
-
     Args:
+        predictions: of files whose names are text (split_by_name).
         names: all that may be chosen.
         model: the version that the predictions are stored under.
     """
     files = [Path(os.path.abspath(p.path)) for p in predictions]
-    storage = Path(os.path.commonpath([file.parent for file in files]))
+    root, storages = _label_studio_folders(files)
     content = [
-        _task(file.relative_to(storage.parent), prediction, model)
+        _task(file.relative_to(root), prediction, model)
         for file, prediction in zip(files, predictions, strict=True)
     ]
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in names)
     _write_text(interface, INTERFACE.format(choices=choices))
     write_json(tasks, content)
-    return storage.parent, storage
+    return root, storages
+
+
+def split_by_name(predictions: list[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
+    """Those whose path is text, and those whose path has bytes that are not UTF-8: neither tool
+    can open these."""
+    text, other = [], []
+    for prediction in predictions:
+        try:
+            str(prediction.path).encode("utf-8")
+        except UnicodeEncodeError:
+            other.append(prediction)
+        else:
+            text.append(prediction)
+    return text, other
 
 
 def write_fiftyone(path: Path, predictions: list[Prediction], names: list[str]) -> None:
@@ -61,6 +77,9 @@ def write_fiftyone(path: Path, predictions: list[Prediction], names: list[str]) 
 
     Images are named by their absolute paths and stay where they are; a label is the number of its
     name in "classes".
+
+    Args:
+        predictions: of files whose names are text (split_by_name).
     """
     number = {name: row for row, name in enumerate(names)}
     labels = {
@@ -68,6 +87,18 @@ def write_fiftyone(path: Path, predictions: list[Prediction], names: list[str]) 
         for p in predictions
     }
     write_json(path, {"classes": names, "labels": labels})
+
+
+def _label_studio_folders(files: list[Path]) -> LabelStudioFolders:
+    """Label Studio takes no storage that is its root, nor one whose path ends in a blank or has a
+    backslash: it changes such a path."""
+    storage = Path(os.path.commonpath([file.parent for file in files]))
+    while str(storage).strip() != str(storage) or "\\" in str(storage):
+        storage = storage.parent
+    if storage != storage.parent:
+        return storage.parent, [storage]
+    tops = {storage.joinpath(*file.parts[:2]) for file in files}
+    return storage, sorted(tops)
 
 
 def _task(file: Path, prediction: Prediction, model: str) -> dict:

@@ -4,14 +4,16 @@ import base64
 import csv
 import io
 import json
+import os
 import re
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from src_py.hand_off import write_fiftyone, write_label_studio, write_review
+from src_py.hand_off import split_by_name, write_fiftyone, write_label_studio, write_review
 from src_py.prediction import Prediction
 from tests.conftest import write_image
 
@@ -51,9 +53,9 @@ def test_review_of_more_than_there_are_and_of_a_file_that_went(predictions, tmp_
 
 def test_label_studio(predictions, tmp_path):
     tasks, interface = tmp_path / "out" / "tasks.json", tmp_path / "out" / "tasks.xml"
-    root, storage = write_label_studio(tasks, interface, predictions, NAMES, "holiday")
+    root, storages = write_label_studio(tasks, interface, predictions, NAMES, "holiday")
     # Label Studio serves no file outside a local storage, nor a storage that is its root.
-    assert (root, storage) == (tmp_path, tmp_path / "photos")
+    assert (root, storages) == (tmp_path, [tmp_path / "photos"])
     content = json.loads(tasks.read_text())
     for task, prediction in zip(content, predictions, strict=True):
         url = urlsplit(task["data"]["image"])
@@ -73,6 +75,31 @@ def test_label_studio(predictions, tmp_path):
     assert (image.get("name"), image.get("value")) == ("image", "$image")
     assert (choices.get("name"), choices.get("toName")) == ("label", "image")
     assert [choice.get("value") for choice in choices] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("files", "root", "storages"),
+    [
+        (["/a/b/1.png", "/c/2.png"], "/", ["/a", "/c"]),
+        (["/a/b/1.png"], "/a", ["/a/b"]),
+        (["/a/1.png"], "/", ["/a"]),
+        (["/a/b /1.png"], "/", ["/a"]),
+        (["/a/b/c\\d/1.png"], "/a", ["/a/b"]),
+    ],
+)
+def test_folders_that_label_studio_takes(tmp_path, files, root, storages):
+    predictions = [Prediction(Path(file), 2, "cluster_2", 0.5) for file in files]
+    tasks = tmp_path / "tasks.json"
+    found = write_label_studio(tasks, tmp_path / "tasks.xml", predictions, NAMES, "holiday")
+    assert found == (Path(root), [Path(storage) for storage in storages])
+    for task, file in zip(json.loads(tasks.read_text()), files, strict=True):
+        (below,) = parse_qs(urlsplit(task["data"]["image"]).query)["d"]
+        assert Path(root, below) == Path(file)
+
+
+def test_names_that_are_no_text_are_told_apart(predictions):
+    odd = Prediction(Path(os.fsdecode(b"/photos/latin \xe9.png")), 2, "cluster_2", 0.5)
+    assert split_by_name([*predictions, odd]) == (predictions, [odd])
 
 
 def test_fiftyone(predictions, tmp_path, monkeypatch):
