@@ -103,3 +103,19 @@ def test_scores_are_those_of_the_results(table):
 def test_digits_reach_what_the_project_promises():
     scores = summarize(PROJECT / "results" / "digits")["best"]["selflabel"]["test acc"]
     assert len(scores) == 5 and statistics.mean(scores) >= 0.97 and min(scores) >= 0.95
+
+
+def test_unequal_kinds_gain_what_the_readme_says():
+    results = PROJECT / "results" / "digits-long-tail"
+    mean = {
+        (setting, split): statistics.mean(
+            json.loads(path.read_text())[split]["selflabel"]["macro_acc"]
+            for path in results.glob(f"{setting}/seed*/evaluation.json")
+        )
+        for setting in ("paper", "uneven", "merged")
+        for split in ("train", "test")
+    }
+    told = [f"{s} {mean[s, 'train']:.3f} and {mean[s, 'test']:.3f}" for s in ("paper", "uneven")]
+    assert ", ".join(told) in README
+    assert f"merged {mean['merged', 'train']:.3f}\nand {mean['merged', 'test']:.3f}" in README
+    assert mean["merged", "test"] >= mean["paper", "test"] + 0.05
