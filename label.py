@@ -4,8 +4,8 @@
     python label.py --run holiday --merge 3,7 --name 3=cat --name 5=dog
     python label.py --run holiday --merge-to 10    # after more clusters than there are kinds
 
-Writes ckp/<run>/labels.json, which predict.py and evaluate.py read; the weights stay as they are.
-An entry is taken back by deleting its line from the file.
+Writes ckp/<run>/labels.json, which the gallery, predict.py, evaluate.py and export.py read; the
+weights stay as they are. An entry is taken back by deleting its line from the file.
 """
 
 from typing import TYPE_CHECKING
@@ -29,12 +29,12 @@ def main(config: LabelConfig) -> None:
     files = config.files
     scan = require(files, files.output("scan"), f"scan.py {files.option}")
     labels = load_cluster_labels(files, load_checkpoint(scan)["clusters"])
-    if config.merge_to:
-        for group in merged_by_neighbors(config, labels):
-            labels = labels.with_merge(group)
     # Names after groups: --merge 3,7 --name 7=cat names both.
     for group in groups:
         labels = labels.with_merge(group)
+    if config.merge_to:
+        for group in merged_by_neighbors(config, labels):
+            labels = labels.with_merge(group)
     for cluster, name in names:
         labels = labels.with_name(cluster, name)
 
@@ -59,9 +59,10 @@ def merged_by_neighbors(config: LabelConfig, labels: "ClusterLabels") -> list[tu
     from src_py.run_data import open_split, require_rows
 
     files, groups = config.files, labels.groups
-    if config.merge_to >= len(groups):
+    if config.merge_to > len(groups):
         raise UserError(
-            f"--merge-to {config.merge_to}: must be below the number of clusters, {len(groups)}"
+            f"--merge-to {config.merge_to}: there are {len(groups)} clusters, what is merged "
+            f"already counted as one"
         )
     hardware = choose_hardware(config.device)
     classifier = open_classifier(choose_classifier(files), hardware)

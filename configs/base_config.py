@@ -31,8 +31,8 @@ class BaseConfig:
     recipe: Literal["best", "paper"] = "best"  # the published algorithm, or all that improves it
     data: Path | None = None  # folder of images, or where a built-in set is or will be downloaded
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # what to compute on
-    loading: Literal["auto", "resident", "streamed"] = "auto"  # keep a folder's decoded images in
-    # memory, or decode them as they are needed; auto: by their size
+    loading: Literal["auto", "resident", "streamed"] = "auto"
+    """keep a folder's decoded images in memory, or decode them as they are needed; auto: by size"""
     seed: int = 0  # of every random number
 
     def __post_init__(self) -> None:
@@ -79,7 +79,9 @@ class TrainingConfig(BaseConfig):
     """Options of the stages that train."""
 
     epochs: int = 100  # passes over the images
-    minutes: float | None = None  # for all four stages together: the epochs are chosen to fit
+    minutes: float | None = None
+    """for all four stages together: epochs, images per epoch and batches are chosen to fit; of
+    scan.py and selflabel.py no more epochs than --epochs"""
     images_per_epoch: int | None = None  # drawn anew for each epoch (default: all)
     batch_size: int = 512  # images a step
     learning_rate: float = 1e-3  # peak of the optimizer's schedule

@@ -9,10 +9,11 @@ from configs.presets import BEST_RECIPE, PAPER_RECIPE
 from src_py.errors import UserError
 
 # What is taken away from the recipe 'best', exchanged or changed in it: options of each script.
+# {clusters} is the preset's number of them, {twice} twice as many.
 VARIANTS = {
     "moco": {},  # moco.py in the place of simclr.py
     "uneven": {"scan": ["--evenness", "0.85"]},
-    "merged": {"scan": ["--clusters", "20"], "label": ["--merge-to", "10"]},
+    "merged": {"scan": ["--clusters", "{twice}"], "label": ["--merge-to", "{clusters}"]},
     "no-mutual": {"scan": ["--no-mutual"]},
     "no-prototypes": {"scan": ["--no-prototypes"]},
     "no-heads-first": {"scan": ["--no-prototypes", "--head-epochs", "0"]},
@@ -24,8 +25,9 @@ VARIANTS = {
 @dataclass
 class AblationConfig(BaseConfig):
     recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
-    variants: str = ""  # of the recipe best: moco, uneven, merged, no-mutual, no-prototypes,
-    # no-heads-first, no-reliable, no-teacher; separated by commas
+    variants: str = ""
+    """of the recipe best: moco, uneven, merged, no-mutual, no-prototypes, no-heads-first,
+    no-reliable, no-teacher; separated by commas"""
     seeds: str = "0,1,2"  # separated by commas
     simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"
     scan: str = ""  # options for scan.py

@@ -12,8 +12,8 @@ from src_py.errors import UserError
 class LabelConfig(BaseConfig):
     merge: UseAppendAction[tuple[str, ...]] = ()  # clusters that are one: 3,7 (may be repeated)
     name: UseAppendAction[tuple[str, ...]] = ()  # of a cluster: 3=cat (may be repeated)
-    merge_to: int | None = None  # join clusters whose images are each other's neighbors until so
-    # many are left
+    merge_to: int | None = None
+    """join clusters whose images are each other's neighbors, until so many are left"""
     show: bool = False  # only print what the labels are, or would be: write nothing
 
     def __post_init__(self) -> None:

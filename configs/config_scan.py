@@ -15,10 +15,13 @@ class ScanConfig(TrainingConfig):
     learning_rate: float = 1e-4  # of Adam
     weight_decay: float = 1e-4  # L2 penalty
     entropy_weight: float = 5.0  # lambda: how strongly clusters of equal size are asked for
-    evenness: float = 1.0  # entropy of the cluster sizes that is asked for, as a share of that of
-    # equal ones: lower it where kinds are unequal, to 0.85 for ten to one
+    evenness: float = 1.0
+    """entropy of the cluster sizes that is asked for, as a share of that of equal ones: lower it
+    where kinds are unequal, to 0.85 for ten to one"""
     heads: int = 10  # cluster heads that share the backbone; the one of lowest loss is kept
-    head_epochs: int = 0  # passes over the stored features that train the heads alone, first
+    head_epochs: int = 0
+    """passes over the stored features that train the heads alone, first; never fewer than 300
+    steps, unless --minutes are short"""
     head_learning_rate: float = 1e-2  # of Adam in those passes
     candidate_heads: int = 50  # heads in those passes; the `heads` of lowest loss go on
     prototypes: bool = False  # begin every second candidate head at the prototypes of k-means

@@ -14,8 +14,9 @@ class SelfLabelConfig(TrainingConfig):
     weight_decay: float = 1e-4  # L2 penalty
     threshold: float = 0.99  # a pseudo-label counts when its probability is above this
     ema_decay: float = 0.0  # of the teacher that gives the pseudo-labels; 0: the model itself
-    reliable_share: float = 0.0  # of each cluster, images whose neighbors agree: they have a label
-    # from the first step on; 0: only confident images have one
+    reliable_share: float = 0.0
+    """of each cluster, images whose neighbors agree: they have a label from the first step on; 0:
+    only confident images have one"""
     refresh_epochs: int = 5  # epochs after which the reliable labels are found anew
     balanced: bool = True  # weigh every class alike, whatever the number of its pseudo-labels
     weak_augment: Augmentation = field(

@@ -19,8 +19,9 @@ class SimCLRConfig(TrainingConfig):
     temperature: float = 0.1  # of NT-Xent
     width: int = 64  # channels of ResNet-18's first stage; 64 gives 512-d (--init has its own)
     projection_dim: int = 128  # output of the projection head
-    init: str | None = None  # start from weights: resnet18, resnet34, resnet50 (torchvision's),
-    # timm:NAME, or a ResNet's file; without --fine-tune they stay and nothing is trained here
+    init: str | None = None
+    """start from weights: resnet18, resnet34, resnet50 (torchvision's), timm:NAME, or a ResNet's
+    file; without --fine-tune they stay and nothing is trained here"""
     fine_tune: bool = False  # train the weights of --init further, at a tenth of the learning rate
     image_size: int | None = None  # side in px (default: the preset's, or chosen from the images)
     channels: Literal[1, 3] | None = None  # grey or colour (default: the preset's, else colour)

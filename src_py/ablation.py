@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.config_ablation import VARIANTS
+from configs.config_scan import ScanConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
 from src_py.cluster_labels import LABELS_FILE
 from src_py.errors import UserError
@@ -53,10 +54,11 @@ def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
             options += ["--data", str(config.data)] if config.data else []
         if stage != "extract_features":
             options += ["--seed", str(seed), *shlex.split(getattr(config, stage))]
-        options += VARIANTS.get(setting, {}).get(stage, [])
+        options += _variant_options(config, setting, stage)
         _run(pretext if stage == "simclr" else stage, options)
-    if "label" in VARIANTS.get(setting, {}):
-        _run("label", ["--run", files.run, "--device", config.device, *VARIANTS[setting]["label"]])
+    labelling = _variant_options(config, setting, "label")
+    if labelling:
+        _run("label", ["--run", files.run, "--device", config.device, *labelling])
     _run("evaluate", ["--run", files.run, *(["--pixels"] if config.pixels else [])])
     _keep(files, pretext, out)
 
@@ -100,6 +102,13 @@ def mean_and_spread(values: list[float] | None) -> str:
         return ""
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _variant_options(config: Any, setting: str, script: str) -> list[str]:
+    scan = PRESETS[config.preset].stage("scan", BEST_RECIPE)
+    clusters = scan.get("clusters", ScanConfig.clusters)
+    options = VARIANTS.get(setting, {}).get(script, [])
+    return [option.format(clusters=clusters, twice=2 * clusters) for option in options]
 
 
 def _pretext_source(config: Any, setting: str, pattern: str) -> RunFiles | None:

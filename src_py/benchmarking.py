@@ -1,7 +1,6 @@
 """Measuring throughput: interleaved arms, medians and spread, peak memory."""
 
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+from src_py.hardware import wait_for
 
 # Entered, an arm gives a function that does one step and returns how many images it took.
 Step = Callable[[], int]
@@ -96,13 +97,6 @@ def steady(step: Step) -> Iterator[Step]:
     yield step
 
 
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    if device.type == "mps":
-        torch.mps.synchronize()
-
-
 def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -121,6 +115,8 @@ def peak_memory(device: torch.device) -> int:
     try:
         return sum(_high_water_mark(process) for process in processes)
     except OSError:  # no /proc
+        import resource  # not on Windows
+
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src_py.benchmarking import wait_for
+from src_py.hardware import wait_for
 from src_py.loaders import ImageLoader, shuffled_batches
 from src_py.memory import free_cached_memory, is_out_of_memory
 from src_py.run_files import read_json
@@ -28,7 +28,8 @@ HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on sto
 # Looks at all images without training that are still to come when a stage begins: for the mining,
 # to choose a head, for the reliable labels and, at the end of each stage, for the temperature.
 LOOKS = {"simclr": 4, "moco": 4, "scan": 3, "selflabel": 2}
-LOOK = 0.2  # of the time of an epoch of training
+LOOK = 0.2  # of the time of an epoch of training: two views, forward and backward
+FROZEN_LOOK = 0.5  # of an epoch that has no way backward
 MEASURED_SECONDS = 4.0  # at most
 MEASURED_SHARE = 0.01  # of the minutes
 AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
@@ -49,7 +50,8 @@ def fit_schedule(
 
     Args:
         config: a TrainingConfig; changed in place.
-        loss_of: loss of a model for a batch of images; a batch is `config.batch_size` images.
+        loss_of: loss of a model for a batch of images: `config.batch_size` of them, or for
+            scan.py as many pairs.
     """
     if config.minutes is None or session.is_resumable:
         return
@@ -57,17 +59,18 @@ def fit_schedule(
     while seconds is None:
         seconds = _measured(model, images, config, session, loss_of)
     epoch_seconds = seconds * len(images)
-    left = seconds_left(config, session, LOOKS[session.stage] * LOOK * epoch_seconds)
+    look = LOOK if all(p.requires_grad for p in model.parameters()) else FROZEN_LOOK
+    left = seconds_left(config, session, LOOKS[session.stage] * look * epoch_seconds)
     passes = left / epoch_seconds
     if getattr(config, "reliable_share", 0):  # which is a look every so many epochs
-        passes /= 1 + LOOK / config.refresh_epochs
+        passes /= 1 + look / config.refresh_epochs
     if session.stage in ("scan", "selflabel"):  # more than the preset's epochs only repeat
         passes = min(passes, config.epochs)
-    least = config.batch_size / len(images)
+    least = min(1.0, config.batch_size / len(images))
     if passes < least:
         session.say(
-            f"{session.stage}: warning: --minutes {config.minutes:g} are too few for so many "
-            f"images: a single step is trained"
+            f"{session.stage}: warning: of --minutes {config.minutes:g} {max(left, 0):.0f} s are "
+            f"left for training, too few for so many images: a single step is trained"
         )
     passes = max(passes, least)
     config.epochs = max(1, math.ceil(passes))
@@ -119,7 +122,9 @@ def seconds_left(config: Any, session: TrainingSession, reserved: float = 0.0) -
     """
     place = next(i for i, (scripts, _) in enumerate(SHARES) if session.stage in scripts)
     earlier = [script for scripts, _ in SHARES[:place] for script in scripts]
-    stored = [read_json(session.files.config(s)) or {} for s in [*earlier, MINING] if place]
+    if place:
+        earlier.append(MINING)
+    stored = [read_json(session.files.config(script)) or {} for script in earlier]
     spent = sum(stage.get("seconds", 0.0) for stage in stored) + session.seconds
     left = 60 * config.minutes - START_UP * (len(SHARES) + 1) - spent - reserved
     shares = [share for _, share in SHARES[place:]]
@@ -153,7 +158,9 @@ def _seconds_per_image(
 ) -> float:
     trial = session.hardware.place(copy.deepcopy(model), config.compile).train()
     generator = session.generator(epoch=-2)
-    batches = shuffled_batches(len(images), config.batch_size, generator)
+    copies = 2 if session.stage == "scan" else 1  # an image in the place of its neighbor
+    drawn = shuffled_batches(len(images), config.batch_size, generator)
+    batches = (rows.repeat(copies) for rows in drawn)
     device = session.hardware.device
     started, seen = time.monotonic(), 0
     for step, (_, batch) in enumerate(images.batches(batches)):
@@ -162,11 +169,11 @@ def _seconds_per_image(
         if step == 0:  # the first step also sets up caches and kernels
             started = time.monotonic()
             continue
-        seen += len(batch)
+        seen += len(batch) // copies
         if time.monotonic() - started > _longest_trial(config):
             break
     if not seen:  # a single batch holds all images
         loss_of(trial, batch, generator).backward()
         wait_for(device)
-        seen = len(batch)
+        seen = len(batch) // copies
     return (time.monotonic() - started) / seen

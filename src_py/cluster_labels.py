@@ -201,7 +201,7 @@ def _from_content(content: Any, clusters: int, classifier: str) -> ClusterLabels
             f"made for {content['clusters']} clusters, the run has {clusters} now: "
             "delete the file and name them again"
         )
-    if classifier and content.get("classifier", classifier) != classifier:
+    if classifier and (content.get("classifier") or classifier) != classifier:
         raise UserError(
             "made for an earlier training of scan.py, whose clusters had other numbers: delete the "
             "file and name them again"

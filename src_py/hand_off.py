@@ -10,6 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
+from src_py.errors import UserError
 from src_py.image_files import UnreadableImage, read_image
 from src_py.prediction import Prediction
 from src_py.run_files import write_atomically, write_json, write_table
@@ -90,10 +91,19 @@ def write_fiftyone(path: Path, predictions: list[Prediction], names: list[str]) 
 
 
 def _label_studio_folders(files: list[Path]) -> LabelStudioFolders:
-    """Label Studio takes no storage that is its root, nor one whose path ends in a blank or has a
-    backslash: it changes such a path."""
-    storage = Path(os.path.commonpath([file.parent for file in files]))
-    while str(storage).strip() != str(storage) or "\\" in str(storage):
+    """The root, and a folder below it that has all files, or the folders below / that have them.
+
+    Label Studio takes no storage that is its root, nor one whose path ends in a blank or has a
+    backslash: it changes such a path.
+
+    Raises:
+        UserError: when the files are on several drives.
+    """
+    try:
+        storage = Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:
+        raise UserError("--hand-off: images on several drives; classify each alone") from None
+    while str(storage).strip() != str(storage) or "\\" in storage.as_posix():
         storage = storage.parent
     if storage != storage.parent:
         return storage.parent, [storage]

@@ -77,6 +77,14 @@ def choose_hardware(device: str) -> Hardware:
     return Hardware(torch.device(device), _choose_precision(device))
 
 
+def wait_for(device: torch.device) -> None:
+    """Returns when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
+
+
 def available_cores() -> int:
     """Processor cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows

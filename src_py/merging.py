@@ -2,6 +2,8 @@
 
 import numpy as np
 
+EMPTY = 1e-6  # images; a smaller cluster is none, and joined first
+
 
 def neighbor_affinity(probabilities: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     """How many images' worth of neighbors lead from one cluster to another.
@@ -43,7 +45,8 @@ def merge_by_neighbors(
     sizes = probabilities.sum(axis=0, dtype=np.float64)
     members = [(cluster,) for cluster in range(len(sizes))]
     while len(members) > groups:
-        shares = affinity / np.maximum(np.minimum.outer(sizes, sizes), 1e-9)
+        smaller = np.minimum.outer(sizes, sizes)
+        shares = np.where(smaller < EMPTY, np.inf, affinity / np.maximum(smaller, EMPTY))
         np.fill_diagonal(shares, -1)
         kept, joined = sorted(np.unravel_index(shares.argmax(), shares.shape))
         affinity[kept] += affinity[joined]

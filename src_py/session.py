@@ -97,7 +97,7 @@ class TrainingSession:
         """Takes over options that were decided after the start, before the first epoch."""
         settled = as_plain(self.config)
         asked = {name: v for name, v in self._options.items() if v != settled[name]}
-        self._asked = asked
+        self._asked = asked | self._asked
         self._options = settled
 
     def generator(self, epoch: int) -> torch.Generator:

@@ -209,13 +209,15 @@ def train_heads(
         loss = drawn_loss(trial, anchors=trained[:batch_size], generator=random)
         loss.total.sum().backward()
 
+    config.head_epochs = max(config.head_epochs, math.ceil(FEWEST_HEAD_STEPS / steps))
     fit_head_epochs(config, session, try_step, steps)
+    session.settle_options()
     fit_heads(
         heads,
         trained,
         lambda anchors: drawn_loss(heads, anchors=anchors, generator=generator),
         generator,
-        max(config.head_epochs, math.ceil(FEWEST_HEAD_STEPS / steps)),
+        config.head_epochs,
         batch_size,
         config.head_learning_rate,
     )
@@ -224,7 +226,8 @@ def train_heads(
         totals = pairs.loss(logits, config.entropy_weight, config.evenness, held_out).total
     best = totals.argsort()[: config.heads].tolist()
     session.say(
-        f"heads: {len(totals)} trained on the stored features, held-out losses "
+        f"heads: {len(totals)} trained on the stored features for {config.head_epochs} epochs, "
+        f"held-out losses "
         f"{totals.min():.3f} to {totals.max():.3f}, {len(best)} go on"
         + (f", {sum(h % 2 == 0 for h in best)} from prototypes" if config.prototypes else "")
     )
@@ -270,9 +273,8 @@ def train_scan(
         `ema_decay` asks for one, else `model`.
     """
 
-    def loss_of(trial: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
-        pair = torch.cat([batch, batch])  # an image in the place of its neighbor costs the same
-        loss, _ = pair_loss(trial, pair, statistics, config, generator, session.hardware)
+    def loss_of(trial: nn.Module, pairs: Tensor, generator: torch.Generator) -> Tensor:
+        loss, _ = pair_loss(trial, pairs, statistics, config, generator, session.hardware)
         return loss.total.sum()
 
     def pair_train_loss(

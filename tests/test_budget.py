@@ -23,10 +23,10 @@ def fit(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     images = ResidentImages(torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8), torch.device("cpu"))
 
-    def fit_at(speed, stage, config):
+    def fit_at(speed, stage, config, model=None):
         monkeypatch.setattr(budget, "_seconds_per_image", lambda *_: 1 / speed)
         session = TrainingSession(config, stage, choose_hardware("cpu"))
-        budget.fit_schedule(torch.nn.Linear(1, 1), images, config, session, None)
+        budget.fit_schedule(model or torch.nn.Linear(1, 1), images, config, session, None)
         return config
 
     return fit_at
@@ -56,9 +56,26 @@ def test_less_than_an_epoch_becomes_a_part_of_one(fit):
 def test_at_least_one_batch_is_trained_and_too_few_minutes_are_told(fit, capsys):
     config = fit(1, "scan", ScanConfig(run="mine", minutes=0.1, batch_size=10))
     assert (config.epochs, config.images_per_epoch) == (1, 10)
-    assert "--minutes 0.1 are too few" in capsys.readouterr().out
+    assert "too few for so many images" in capsys.readouterr().out
     fit(100, "scan", ScanConfig(run="mine", minutes=10))
     assert "too few" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [ScanConfig, SelfLabelConfig])
+def test_fewer_images_than_a_batch_are_no_reason_to_warn(fit, capsys, config):
+    stage = "scan" if config is ScanConfig else "selflabel"
+    assert fit(1000, stage, config(run="mine", minutes=60, batch_size=5000, epochs=2)).epochs == 2
+    assert "too few" not in capsys.readouterr().out
+
+
+def test_a_frozen_backbone_is_looked_at_more_slowly_than_it_is_trained_on(fit):
+    epochs = []
+    for frozen in (False, True):
+        model = torch.nn.Linear(1, 1).requires_grad_(not frozen)
+        config = fit(20, "scan", ScanConfig(run="mine", minutes=10), model)
+        epochs.append(config.epochs * config.images_per_epoch / IMAGES)
+    # Three looks of 0.2 or 0.5 of an epoch; half of what is left is the stage's.
+    assert epochs[0] - epochs[1] == pytest.approx(0.45, abs=0.02)
 
 
 def test_clustering_is_not_trained_beyond_the_preset(fit):

@@ -1,7 +1,9 @@
 """A command line becomes a configuration: what overrides what, and what is refused."""
 
 import dataclasses
+import itertools
 import json
+import re
 import subprocess
 import sys
 
@@ -167,3 +169,13 @@ def test_help_names_every_option(run_script, script):
     text = run_script(f"{script}.py", "--help").stdout
     assert f"python {script}.py" in text
     assert "--run" in text and "--device" in text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "configs").glob("*.py")), ids=lambda path: path.name
+)
+def test_no_help_text_is_cut_off(path):
+    """The command line shows a comment of one line; a longer text must be a docstring."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for line, following in itertools.pairwise(lines):
+        assert not (re.match(r" {4}\w+: .*#", line) and re.match(r" {4}#", following)), line

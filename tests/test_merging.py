@@ -44,7 +44,9 @@ def test_as_many_groups_as_asked_for_and_each_cluster_once(groups):
     assert sorted(cluster for group in found for cluster in group) == list(range(7))
 
 
-def test_an_empty_cluster_is_merged_like_any_other():
-    probabilities, neighbors, _ = split_kinds()
-    probabilities = np.pad(probabilities, ((0, 0), (0, 1)))
-    assert len(merge_by_neighbors(probabilities, neighbors, 3)) == 3
+@pytest.mark.parametrize("rest", [0, 1e-13, 1e-4])
+def test_an_empty_cluster_is_no_group(rest):
+    probabilities, neighbors, groups = split_kinds()
+    probabilities = np.pad(probabilities, ((0, 0), (0, 1)), constant_values=rest)
+    found = merge_by_neighbors(probabilities, neighbors, 3)
+    assert [tuple(cluster for cluster in group if cluster < 7) for group in found] == groups

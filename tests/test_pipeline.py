@@ -86,8 +86,9 @@ def test_a_class_tree_is_scored_on_both_splits(run_script, class_tree, tmp_path)
     run_script("label.py", "--run", "tree", "--merge", "0,1")
     told = run_script("label.py", "--run", "tree", "--merge-to", "4").stdout
     assert len(told.split("name\n")[1].splitlines()) == 5  # four groups, and what was written
-    said = run_script("label.py", "--run", "tree", "--merge-to", "4", status=2).stderr
-    assert "must be below the number of clusters, 4" in said
+    assert run_script("label.py", "--run", "tree", "--merge-to", "4").stdout == told
+    said = run_script("label.py", "--run", "tree", "--merge-to", "5", status=2).stderr
+    assert "there are 4 clusters" in said
     assert "merged clusters count as one" in run_script("evaluate.py", "--run", "tree").stdout
     evaluation = json.loads((tmp_path / "logs" / "tree" / "evaluation.json").read_text())
     assert evaluation["clusters"] == 4 and evaluation["mapping"] == "hungarian"
