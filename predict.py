@@ -6,11 +6,11 @@
     python predict.py --run holiday --gallery     # only the gallery, of the images trained on
 
 Writes out/predictions.csv (path, cluster, name, confidence), one row for each readable image in
-input order, and out/skipped.csv (path, reason); with --gallery also out/gallery.html. Names and
-merged clusters are those of ckp/<run>/labels.json (the gallery and label.py write it).
+input order, and out/skipped.csv (path, reason); with --gallery also out/gallery.html, with
+--review review.csv and review.html, with --hand-off label_studio.json and .xml and fiftyone.json.
+Names and merged clusters are those of ckp/<run>/labels.json (the gallery and label.py write it).
 """
 
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from configs.base_config import run_script
@@ -26,7 +26,7 @@ def main(config: PredictConfig) -> None:
     from src_py.checkpoints import choose_classifier, load_cluster_labels
     from src_py.errors import UserError
     from src_py.gallery_images import GalleryImages
-    from src_py.hand_off import write_predictions
+    from src_py.hand_off import hand_off, write_predictions
     from src_py.hardware import choose_hardware
     from src_py.prediction import classify_files, list_files, open_classifier
     from src_py.run_files import write_table
@@ -59,7 +59,7 @@ def main(config: PredictConfig) -> None:
     if config.review:
         review(config, predictions)
     if config.hand_off:
-        hand_off(config, predictions, labels)
+        hand_off(out, predictions, labels, config.run)
     if config.sort:
         sort(config, predictions)
 
@@ -87,35 +87,6 @@ def review(config: PredictConfig, predictions: list["Prediction"]) -> None:
     page = config.out / "review.html"
     write_review(config.out / "review.csv", page, predictions, config.review)
     print(f"{page}: the {min(config.review, len(predictions))} least confident images")
-
-
-def hand_off(
-    config: PredictConfig, predictions: list["Prediction"], labels: "ClusterLabels"
-) -> None:
-    from src_py.errors import UserError
-    from src_py.hand_off import split_by_name, write_fiftyone, write_label_studio
-
-    predictions, left_out = split_by_name(predictions)
-    if not predictions:
-        raise UserError("--hand-off: no image has a name that is UTF-8 text")
-    names = list(dict.fromkeys(labels.name_of(group[0]) for group in labels.groups))
-    tasks, interface = config.out / "label_studio.json", config.out / "label_studio.xml"
-    root, storages = write_label_studio(tasks, interface, predictions, names, config.run)
-    print(
-        f"{tasks}: start Label Studio with LOCAL_FILES_SERVING_ENABLED=true "
-        f"LOCAL_FILES_DOCUMENT_ROOT={quote(str(root))}; give a project {interface} as labeling "
-        f"interface and {' and '.join(quote(str(s)) for s in storages)} as local storage (save it, "
-        f"do not sync), and import the file"
-    )
-    labels_file = config.out.resolve() / "fiftyone.json"
-    write_fiftyone(labels_file, predictions, names)
-    print(
-        f"{config.out / 'fiftyone.json'}: fiftyone.Dataset.from_dir("
-        f"dataset_type=fiftyone.types.FiftyOneImageClassificationDataset, "
-        f'labels_path={str(labels_file)!r}, label_field="prediction")'
-    )
-    if left_out:
-        print(f"--hand-off: {len(left_out)} images left out, whose names are not UTF-8 text")
 
 
 def sort(config: PredictConfig, predictions: list["Prediction"]) -> None:

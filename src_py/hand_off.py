@@ -4,12 +4,14 @@ import base64
 import html
 import io
 import os
+import shlex
 from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
+from src_py.cluster_labels import ClusterLabels
 from src_py.errors import UserError
 from src_py.image_files import UnreadableImage, read_image
 from src_py.prediction import Prediction
@@ -35,6 +37,35 @@ def write_review(csv: Path, page: Path, predictions: list[Prediction], size: int
     doubtful = sorted(predictions, key=lambda p: p.confidence)[:size]
     write_predictions(csv, doubtful)
     _write_text(page, PAGE.format(count=len(doubtful), figures="\n".join(map(_figure, doubtful))))
+
+
+def hand_off(out: Path, predictions: list[Prediction], labels: ClusterLabels, run: str) -> None:
+    """Writes the files for Label Studio and FiftyOne into `out`, and prints how to import them.
+
+    Raises:
+        UserError: when neither tool could open a single image.
+    """
+    predictions, left_out = split_by_name(predictions)
+    if not predictions:
+        raise UserError("--hand-off: no image has a name that is UTF-8 text")
+    names = list(dict.fromkeys(labels.name_of(group[0]) for group in labels.groups))
+    tasks, interface = out / "label_studio.json", out / "label_studio.xml"
+    root, storages = write_label_studio(tasks, interface, predictions, names, run)
+    print(
+        f"{tasks}: start Label Studio with LOCAL_FILES_SERVING_ENABLED=true "
+        f"LOCAL_FILES_DOCUMENT_ROOT={shlex.quote(str(root))}; give a project {interface} as "
+        f"labeling interface and {' and '.join(shlex.quote(str(s)) for s in storages)} as local "
+        f"storage (save it, do not sync), and import the file"
+    )
+    labels_file = out.resolve() / "fiftyone.json"
+    write_fiftyone(labels_file, predictions, names)
+    print(
+        f"{out / 'fiftyone.json'}: fiftyone.Dataset.from_dir("
+        f"dataset_type=fiftyone.types.FiftyOneImageClassificationDataset, "
+        f'labels_path={str(labels_file)!r}, label_field="prediction")'
+    )
+    if left_out:
+        print(f"--hand-off: {len(left_out)} images left out, whose names are not UTF-8 text")
 
 
 def write_label_studio(
