@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, median_low
+from statistics import mean
 
 import numpy as np
 import torch
@@ -156,22 +156,32 @@ class ClusterNumberStudy:
 
 
 def recommend(evidence: Sequence[Evidence]) -> Recommendation:
-    """The median of the three numbers at which loss, agreement and silhouette are best.
+    """The number that is ahead when loss, agreement and silhouette are taken together.
 
-    Each measure fails in a way of its own: the loss likes few clusters that neighbors cannot leave,
-    the agreement likes any split that is easy to find again, the silhouette likes clusters of one
-    shape. Two of them would have to fail in the same direction to move the median, and no scale or
-    threshold has to be chosen. Of equal values the larger number counts, as clusters are more
-    easily merged than divided.
+    In each measure a number has a point for every other one that is worse (Borda's count); the most
+    points win. Each measure fails in a way of its own: the loss likes few clusters that neighbors
+    cannot leave, the agreement likes any split that is easy to find again, the silhouette likes
+    clusters of one shape. Ranks have no scale and no threshold, and a number that is second in all
+    three comes before one that is first in two and among the last in the third. Of equal points the
+    larger number counts, as clusters are more easily merged than divided.
     """
     falling = sorted(evidence, key=lambda each: -each.clusters)
-    best = {
-        "held-out loss": min(falling, key=lambda each: each.loss).clusters,
-        "agreement": max(falling, key=lambda each: each.agreement).clusters,
-        "silhouette": max(falling, key=lambda each: each.silhouette).clusters,
+    measures = {
+        "held-out loss": {each.clusters: -each.loss for each in falling},
+        "agreement": {each.clusters: each.agreement for each in falling},
+        "silhouette": {each.clusters: each.silhouette for each in falling},
     }
-    chosen = median_low(best.values())
-    reasons = [_votes(best)]
+    best = {name: max(values, key=values.get) for name, values in measures.items()}
+    points = {
+        each.clusters: sum(
+            values[each.clusters] > other
+            for values in measures.values()
+            for other in values.values()
+        )
+        for each in falling
+    }
+    chosen = max(points, key=points.get)
+    reasons = [_votes(best, chosen)]
     if max(best.values()) - min(best.values()) > chosen / 4:
         reasons.append("they differ, so look at the clusters of more than one of these numbers")
     if max(each.silhouette for each in evidence) < NO_STRUCTURE:
@@ -181,10 +191,11 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
     return Recommendation(chosen, "; ".join(reasons))
 
 
-def _votes(best: dict[str, int]) -> str:
+def _votes(best: dict[str, int], chosen: int) -> str:
     if len(set(best.values())) == 1:
         return f"{', '.join(best)} are all best there"
-    return "best " + ", ".join(f"{name} at {clusters}" for name, clusters in best.items())
+    told = ", ".join(f"{name} at {clusters}" for name, clusters in best.items())
+    return f"best {told}; ranked together, {chosen} is ahead"
 
 
 def save_plot(path: Path, evidence: Sequence[Evidence], recommended: int) -> None:

@@ -100,15 +100,14 @@ def test_the_comparable_loss_is_one_for_an_output_that_says_nothing(monkeypatch)
         assert study.examine(clusters, seeds=2).loss == pytest.approx(1, abs=1e-5)
 
 
-def test_the_median_of_the_three_is_recommended():
+def test_the_best_of_all_three_together_is_recommended():
     rows = [evidence(clusters) for clusters in range(2, 13)]
-    rows[0] = replace(rows[0], loss=0.1)  # 2
-    rows[8] = replace(rows[8], agreement=0.9)  # 10
-    rows[9] = replace(rows[9], silhouette=0.9)  # 11
+    rows[0] = replace(rows[0], loss=0.1, agreement=0.9, silhouette=0.3)  # 2, last in one
+    rows[8] = replace(rows[8], loss=0.2, agreement=0.8, silhouette=0.9)  # 10
     found = recommend(rows)
     assert found.clusters == 10
-    assert "held-out loss at 2, agreement at 10, silhouette at 11" in found.reason
-    assert "they differ" in found.reason
+    assert "held-out loss at 2, agreement at 2, silhouette at 10" in found.reason
+    assert "ranked together, 10 is ahead" in found.reason and "they differ" in found.reason
 
 
 def test_equal_values_count_for_the_larger_number_and_the_end_of_the_range_is_said():
