@@ -41,7 +41,12 @@ LossOf = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 
 
 def fit_schedule(
-    model: nn.Module, images: ImageLoader, config: Any, session: TrainingSession, loss_of: LossOf
+    model: nn.Module,
+    images: ImageLoader,
+    config: Any,
+    session: TrainingSession,
+    loss_of: LossOf,
+    rows_per_image: int = 1,
 ) -> None:
     """Sets epochs and images per epoch so that the stage ends in its share of `config.minutes`.
 
@@ -50,14 +55,15 @@ def fit_schedule(
 
     Args:
         config: a TrainingConfig; changed in place.
-        loss_of: loss of a model for a batch of images: `config.batch_size` of them, or for
-            scan.py as many pairs.
+        loss_of: loss of a model for a batch of `config.batch_size` images.
+        rows_per_image: as which an image of a batch comes, one after the whole batch: 2 where
+            training reads pairs.
     """
     if config.minutes is None or session.is_resumable:
         return
     seconds = None
     while seconds is None:
-        seconds = _measured(model, images, config, session, loss_of)
+        seconds = _measured(model, images, config, session, loss_of, rows_per_image)
     epoch_seconds = seconds * len(images)
     look = LOOK if all(p.requires_grad for p in model.parameters()) else FROZEN_LOOK
     left = seconds_left(config, session, LOOKS[session.stage] * look * epoch_seconds)
@@ -136,11 +142,16 @@ def _longest_trial(config: Any) -> float:
 
 
 def _measured(
-    model: nn.Module, images: ImageLoader, config: Any, session: TrainingSession, loss_of: LossOf
+    model: nn.Module,
+    images: ImageLoader,
+    config: Any,
+    session: TrainingSession,
+    loss_of: LossOf,
+    rows_per_image: int,
 ) -> float | None:
     """Seconds per image; None, and a smaller `config.batch_size`, where the memory is too small."""
     try:
-        return _seconds_per_image(model, images, config, session, loss_of)
+        return _seconds_per_image(model, images, config, session, loss_of, rows_per_image)
     except RuntimeError as error:
         if not is_out_of_memory(error) or config.batch_size < SMALLEST_BATCH:
             raise
@@ -154,13 +165,17 @@ def _steps(config: Any) -> int:
 
 
 def _seconds_per_image(
-    model: nn.Module, images: ImageLoader, config: Any, session: TrainingSession, loss_of: LossOf
+    model: nn.Module,
+    images: ImageLoader,
+    config: Any,
+    session: TrainingSession,
+    loss_of: LossOf,
+    rows_per_image: int,
 ) -> float:
     trial = session.hardware.place(copy.deepcopy(model), config.compile).train()
     generator = session.generator(epoch=-2)
-    copies = 2 if session.stage == "scan" else 1  # an image in the place of its neighbor
     drawn = shuffled_batches(len(images), config.batch_size, generator)
-    batches = (rows.repeat(copies) for rows in drawn)
+    batches = (rows.repeat(rows_per_image) for rows in drawn)
     device = session.hardware.device
     started, seen = time.monotonic(), 0
     for step, (_, batch) in enumerate(images.batches(batches)):
@@ -169,11 +184,11 @@ def _seconds_per_image(
         if step == 0:  # the first step also sets up caches and kernels
             started = time.monotonic()
             continue
-        seen += len(batch) // copies
+        seen += len(batch) // rows_per_image
         if time.monotonic() - started > _longest_trial(config):
             break
     if not seen:  # a single batch holds all images
         loss_of(trial, batch, generator).backward()
         wait_for(device)
-        seen = len(batch) // copies
+        seen = len(batch) // rows_per_image
     return (time.monotonic() - started) / seen

@@ -296,7 +296,8 @@ def train_scan(
         )
         return loss.total.sum()
 
-    fit_schedule(model, images, config, session, loss_of)
+    # An image in the place of its neighbor costs the same.
+    fit_schedule(model, images, config, session, loss_of, rows_per_image=2)
     average = moving_average(model, config, session.hardware)
     optimizer, parts = adam(model, config), BatchParts(session)
     count = images_per_epoch(len(images), config)
