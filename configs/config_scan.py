@@ -1,9 +1,9 @@
 """Options of scan.py, the clustering stage. The defaults are the paper's for CIFAR-10."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from configs.base_config import TrainingConfig, require_at_least, require_fraction
-from src_py.augmentation import Augmentation
+from src_py.augmentation import STRONG_VIEW, Augmentation
 from src_py.errors import UserError
 
 
@@ -18,7 +18,7 @@ class ScanConfig(TrainingConfig):
     evenness: float = 1.0
     """entropy of the cluster sizes that is asked for, as a share of that of equal ones: lower it
     where kinds are unequal, to 0.85 for ten to one"""
-    heads: int = 10  # cluster heads that share the backbone; the one of lowest loss is kept
+    heads: int = 1  # cluster heads that share the backbone; the one of lowest loss is kept
     head_epochs: int = 0
     """passes over the stored features that train the heads alone, first; never fewer than 300
     steps, unless --minutes are short"""
@@ -27,11 +27,7 @@ class ScanConfig(TrainingConfig):
     prototypes: bool = False  # begin every second candidate head at the prototypes of k-means
     mutual: bool = False  # only draw neighbors that have the image among their own neighbors
     ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0: the last weights
-    augment: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=16
-        )
-    )  # one strong view
+    augment: Augmentation = STRONG_VIEW  # one strong view
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,9 +1,9 @@
 """Options of selflabel.py, the last stage. The defaults are the paper's for CIFAR-10."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from configs.base_config import TrainingConfig, require_at_least, require_fraction
-from src_py.augmentation import Augmentation
+from src_py.augmentation import PLAIN_VIEW, STRONG_VIEW, Augmentation
 
 
 @dataclass
@@ -19,14 +19,10 @@ class SelfLabelConfig(TrainingConfig):
     only confident images have one"""
     refresh_epochs: int = 5  # epochs after which the reliable labels are found anew
     balanced: bool = True  # weigh every class alike, whatever the number of its pseudo-labels
-    weak_augment: Augmentation = field(
-        default_factory=lambda: Augmentation(crop_scale=(0.2, 1.0), flip=0.5)
-    )  # the view that is pseudo-labelled
-    strong_augment: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=16
-        )
-    )  # the view that is trained on
+    weak_augment: Augmentation = PLAIN_VIEW
+    """the view that is pseudo-labelled: the plain image"""
+    strong_augment: Augmentation = STRONG_VIEW
+    """the view that is trained on"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -43,19 +43,18 @@ BEST_RECIPE = "best"
 
 # What the recipe 'best' adds to the published algorithm, which is the config modules' defaults.
 BEST = {
-    "scan": {"head_epochs": 30, "prototypes": True, "mutual": True},
+    "scan": {"heads": 10, "head_epochs": 30, "prototypes": True, "mutual": True},
     "selflabel": {"ema_decay": 0.99, "reliable_share": 0.5},
 }
 
 
-# Strokes have no mirror image (2 and 5, 6 and 9 would meet), and no colour: views differ in place,
-# size, slant and ink.
-STROKES = Augmentation(rotate=15, translate=0.12, zoom=0.15, shear=10, brightness=0.4, cutout=8)
-CLUSTER_STROKES = replace(STROKES, brightness=0.0, cutout=0)
-MNIST_STROKES = replace(STROKES, cutout=14)  # the same share of 28 px
+# Small grey images are mostly signs: strokes have no mirror image (2 and 5, 6 and 9 would meet) and
+# no colour. Views differ in place, size, slant and ink.
+STROKES = Augmentation(rotate=15, translate=0.12, zoom=0.15, shear=10, brightness=0.4, cutout=0.5)
+CLUSTER_STROKES = replace(STROKES, brightness=0.0, cutout=0.0)
 WEAK_STROKES = Augmentation(rotate=5, translate=0.05, zoom=0.05)
 
-DIGITS = {
+SMALL_GREY = {
     "simclr": {
         "epochs": 60,
         "batch_size": 128,
@@ -75,31 +74,21 @@ DIGITS = {
         "batch_size": 256,
         "threshold": 0.95,
         "weak_augment": WEAK_STROKES,
-        "strong_augment": replace(STROKES, cutout=4),
+        "strong_augment": replace(STROKES, cutout=0.25),
     },
 }
 
 GARMENT_VIEW = Augmentation(crop_scale=(0.3, 1.0), flip=0.5, brightness=0.4, contrast=0.4)
-GARMENT_STRONG = Augmentation(crop_scale=(0.3, 1.0), flip=0.5, rand_augment_ops=2, cutout=10)
 
 MNIST = {
-    "simclr": {"epochs": 50, "temperature": 0.5, "width": 32, "augment": MNIST_STROKES},
-    "scan": {"augment": MNIST_STROKES},
-    "selflabel": {
-        "epochs": 50,
-        "weak_augment": WEAK_STROKES,
-        "strong_augment": MNIST_STROKES,
-    },
+    "simclr": {"epochs": 50, "temperature": 0.5, "width": 32, "augment": STROKES},
+    "scan": {"augment": STROKES},
+    "selflabel": {"epochs": 50, "weak_augment": WEAK_STROKES, "strong_augment": STROKES},
 }
 
 FASHION_MNIST = {
     "simclr": {"epochs": 100, "temperature": 0.2, "width": 32, "augment": GARMENT_VIEW},
-    "scan": {"augment": GARMENT_STRONG},
-    "selflabel": {
-        "epochs": 100,
-        "weak_augment": Augmentation(crop_scale=(0.5, 1.0), flip=0.5),
-        "strong_augment": GARMENT_STRONG,
-    },
+    "selflabel": {"epochs": 100},
 }
 
 # A person's own images: few steps an epoch, many kinds, and often no GPU.
@@ -108,16 +97,10 @@ FOLDER = {
     "selflabel": {"epochs": 100, "batch_size": 256, "threshold": 0.95},
 }
 
+STL10_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=1 / 3)
 STL10 = {
-    "scan": {
-        "augment": Augmentation(crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=32)
-    },
-    "selflabel": {
-        "epochs": 100,
-        "strong_augment": Augmentation(
-            crop_scale=(0.2, 1.0), flip=0.5, rand_augment_ops=4, cutout=32
-        ),
-    },
+    "scan": {"epochs": 100, "augment": STL10_VIEW},
+    "selflabel": {"epochs": 100, "strong_augment": STL10_VIEW},
 }
 
 LONG_AVERAGE = {"selflabel": {"ema_decay": 0.999}}  # thousands of steps
@@ -129,28 +112,41 @@ PRESETS = {
         "digits",
         image_size=16,
         channels=1,
-        stages=DIGITS,
+        stages=SMALL_GREY,
         best={"selflabel": {"learning_rate": 1e-3}},
     ),
     "folder": Preset("folder", stages=FOLDER),
+    "small_grey": Preset(
+        "folder",
+        channels=1,
+        stages=SMALL_GREY,
+        best={"selflabel": {"learning_rate": 1e-3}},
+    ),
     "cifar10": Preset(
         "cifar10",
         32,
         3,
         mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
+        std=(0.2023, 0.1994, 0.2010),
         best=LONG_AVERAGE,
     ),
     "cifar20": Preset(
         "cifar20",
         32,
         3,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        stages={"scan": {"clusters": 20}},
+        mean=(0.5071, 0.4867, 0.4408),
+        std=(0.2675, 0.2565, 0.2761),
+        stages={"scan": {"clusters": 20, "epochs": 100, "batch_size": 512}},
         best=LONG_AVERAGE,
     ),
-    "stl10": Preset("stl10", 96, 3, stages=STL10),
+    "stl10": Preset(
+        "stl10",
+        96,
+        3,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        stages=STL10,
+    ),
     "mnist": Preset("mnist", 28, 1, stages=MNIST),
     "fashion_mnist": Preset("fashion_mnist", 28, 1, stages=FASHION_MNIST),
 }

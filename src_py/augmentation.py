@@ -1,6 +1,6 @@
 """What one random view consists of, as plain data: no torch here, so configs load quickly.
 
-The tensor code that carries it out is `src_py/transforms.py` (`augment`).
+The tensor code that carries it out is `src_py/transforms.py` (`random_view`).
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The parts of one random view, in the order in which `augment` applies them.
+    """The parts of one random view, in the order in which `random_view` applies them.
 
     Every default is neutral: `Augmentation()` only resizes. Raises ValueError for a value outside
     the range in which it has a meaning.
@@ -29,9 +29,8 @@ class Augmentation:
     jitter_probability: float = 0.8  # probability of the four colour changes together
     grayscale: float = 0.0  # probability of dropping the colours
     blur: float = 0.0  # probability of a Gaussian blur, sigma uniform in 0.1 to 2 px
-    rand_augment_ops: int = 0  # RandAugment operations in a row, a count
-    rand_augment_magnitude: int | None = None  # magnitude bin 0 to 30; None: each sample draws one
-    cutout: int = 0  # side of the erased square, px
+    strong_ops: int = 0  # operations of SCAN's strong view in a row, a count
+    cutout: float = 0.0  # largest side of an erased square, fraction of the view's side
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
@@ -47,23 +46,22 @@ class Augmentation:
             ("jitter_probability", 0, 1),
             ("grayscale", 0, 1),
             ("blur", 0, 1),
-            ("rand_augment_ops", 0, math.inf),
-            ("cutout", 0, math.inf),
+            ("strong_ops", 0, math.inf),
+            ("cutout", 0, 1),
         ):
             value = getattr(self, name)
             if not lowest <= value <= highest:
                 expected = f"{lowest} to {highest}" if highest < math.inf else f"at least {lowest}"
                 raise ValueError(f"augmentation {name} is {value}, expected {expected}")
-        for name in ("rand_augment_ops", "cutout"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"augmentation {name} is {getattr(self, name)}, expected an int")
+        if not isinstance(self.strong_ops, int):
+            raise ValueError(f"augmentation strong_ops is {self.strong_ops}, expected an int")
         for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
             value = getattr(self, name)
             if len(value) != 2 or not 0 < value[0] <= value[1] <= highest:
                 limit = f" <= {highest:g}" if highest < math.inf else ""
                 raise ValueError(f"augmentation {name} is {value}, expected 0 < low <= high{limit}")
-        magnitude = self.rand_augment_magnitude
-        if magnitude is not None and magnitude not in range(31):
-            raise ValueError(
-                f"augmentation rand_augment_magnitude is {magnitude}, expected 0 to 30 or None"
-            )
+
+
+# The views of SCAN and of its self-labelling, as in the authors' code.
+PLAIN_VIEW = Augmentation()
+STRONG_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=0.5)

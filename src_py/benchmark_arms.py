@@ -31,7 +31,6 @@ from src_py.reference_pipeline import (
     plain_view,
     simclr_view,
     strong_view,
-    weak_view,
 )
 from src_py.training_loops import (
     adam,
@@ -167,7 +166,7 @@ def _self_label(
         model.train()
         return self_label_loss(weak_logits, model(strong)[0], config.threshold).loss
 
-    data = ViewsOfImages(_as_arrays(pixels), [weak_view(size), strong_view(size)])
+    data = ViewsOfImages(_as_arrays(pixels), [plain_view(), strong_view(size)])
     return {
         "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
         "ours": _ours(ours, adam, config, pixels, batch, 2, hardware, our_loss, compiled),

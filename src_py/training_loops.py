@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,9 +21,8 @@ from src_py.neighbor_pairs import NeighborPairs
 from src_py.prototypes import start_at_prototypes
 from src_py.reliable import reliable_labels
 from src_py.session import Stateful, TrainingSession
-from src_py.transforms import augment, normalize, to_float
+from src_py.transforms import Statistics, normalize, random_view, to_float
 
-Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the pixels, per channel
 HELD_OUT = 10  # one of so many images is not an anchor when heads are trained, but judges them
 FEWEST_HEAD_STEPS = 300  # a small set has few steps in an epoch
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
@@ -59,9 +58,9 @@ def simclr_loss(
     hardware: Hardware,
 ) -> Tensor:
     """NT-Xent of two random views of each image of a batch (B, C, S, S) uint8."""
-    views = augment(torch.cat([batch, batch]), config.augment, generator, batch.shape[-1])
+    views = random_view(torch.cat([batch, batch]), config.augment, generator, statistics)
     with hardware.autocast():
-        projections = model(normalize(views, *statistics))
+        projections = model(views)
     return nt_xent(*projections.chunk(2), config.temperature)
 
 
@@ -109,8 +108,7 @@ def moco_loss(
     hardware: Hardware,
 ) -> tuple[Tensor, Tensor]:
     """The mean of both directions' losses, and the keys (2B, D), for (B, C, S, S) uint8."""
-    views = augment(torch.cat([batch, batch]), config.augment, generator, batch.shape[-1])
-    views = normalize(views, *statistics)
+    views = random_view(torch.cat([batch, batch]), config.augment, generator, statistics)
     with hardware.autocast():
         first, second = model(views).chunk(2)
         with torch.no_grad():
@@ -339,9 +337,9 @@ def pair_loss(
     Args:
         batch: (2B, C, S, S) uint8, the anchors and then a neighbor of each.
     """
-    views = augment(batch, config.augment, generator, batch.shape[-1])
+    views = random_view(batch, config.augment, generator, statistics)
     with hardware.autocast():
-        logits = model(normalize(views, *statistics))  # (H, 2B, C)
+        logits = model(views)  # (H, 2B, C)
     anchor_logits, neighbor_logits = logits.chunk(2, dim=1)
     loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight, config.evenness)
     return loss, anchor_logits
@@ -484,15 +482,14 @@ def pseudo_label_loss(
     Returns:
         loss (scalar), images with a label (0-dim), and the teacher's logits (1, B, C).
     """
-    size = batch.shape[-1]
-    weak = augment(batch, config.weak_augment, generator, size)
-    strong = augment(batch, config.strong_augment, generator, size)
+    weak = random_view(batch, config.weak_augment, generator, statistics)
+    strong = random_view(batch, config.strong_augment, generator, statistics)
     teacher.eval()
     with hardware.autocast(), torch.no_grad():
-        weak_logits = teacher(normalize(weak, *statistics))
+        weak_logits = teacher(weak)
     model.train()
     with hardware.autocast():
-        strong_logits = model(normalize(strong, *statistics))[0]
+        strong_logits = model(strong)[0]
     loss, kept = self_label_loss(
         weak_logits[0], strong_logits, config.threshold, config.balanced, reliable
     )

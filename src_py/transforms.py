@@ -1,20 +1,21 @@
 """Random views of image batches, as batched tensor functions.
 
     generator = torch.Generator(device=images.device).manual_seed(0)
-    view = augment(images_uint8, Augmentation(crop_scale=(0.2, 1.0), flip=0.5), generator, size=32)
+    view = random_view(images_uint8, Augmentation(flip=0.5, strong_ops=4), generator, (mean, std))
 
 Images are (B, C, H, W), floating point in [0, 1], C = 1 or 3. Each augmentation is a deterministic
-operation with one parameter per sample, (B,), held against torchvision in
-`tests/test_transforms.py`, and a sampler of those parameters. There is no loop over samples; every
-random number comes from the `generator` given, which must live on the images' device.
+operation with one parameter per sample, (B,), and a sampler of those parameters. There is no loop
+over samples; every random number comes from the `generator` given, which must live on the images'
+device.
 
-Conventions (signs, factors, distributions) are torchvision's, v0.28, `torchvision.transforms`.
-torchvision itself is not imported: its compiled part often does not match the installed torch.
+The operations of SimCLR's views follow torchvision, v0.28 (signs, factors, distributions; held
+against it in `tests/test_transforms.py`), those of SCAN's strong view follow Pillow, as the
+authors' code does (`tests/test_strong_view.py`). Neither is imported: torchvision's compiled part
+often does not match the installed torch.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,9 @@ from torch import Tensor
 from src_py.augmentation import Augmentation
 
 __all__ = [
-    "RAND_AUGMENT_OPERATIONS",
+    "STRONG_OPERATIONS",
     "Augmentation",
+    "Statistics",
     "adjust_brightness",
     "adjust_contrast",
     "adjust_hue",
@@ -34,22 +36,28 @@ __all__ = [
     "autocontrast",
     "color_jitter",
     "cutout",
+    "darken",
     "equalize",
     "erase_squares",
+    "fade",
     "flip_horizontal",
     "gaussian_blur",
+    "lower_contrast",
+    "move",
     "normalize",
     "posterize",
-    "rand_augment",
-    "rand_augment_levels",
-    "rand_augment_round",
+    "random_view",
     "resized_crop",
     "sample_crop_boxes",
-    "sharpness",
+    "soften",
     "solarize",
+    "strong_operation",
+    "strong_operations",
     "to_float",
     "to_grayscale",
 ]
+
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the pixels, per channel
 
 # ------------------------------------------------------------------------------ parameters
 
@@ -364,13 +372,11 @@ def affine(
     scale: Tensor,
     shear_x: Tensor,
     shear_y: Tensor,
-    mode: Literal["bilinear", "nearest"] = "bilinear",
-    fill: float = 0.0,
 ) -> Tensor:
     """Rotate, scale, shear (about the image's center), then shift, as torchvision's `F.affine`.
 
-    Equals it to 1e-4 where the source lies inside the image. Along the border, bilinear mode
-    mixes in `fill` by the covered fraction of a pixel (torchvision does so twice if given a fill).
+    Bilinear; equals it to 1e-4 where the source lies inside the image. Outside all is black, and
+    along the border that is mixed in by the covered fraction of a pixel.
 
     Args:
         images: (B, C, H, W).
@@ -399,136 +405,188 @@ def affine(
     y = y.view(-1, 1) - translate_y.to(dtype).view(-1, 1, 1)  # (B, H, 1)
     grid = torch.stack([(d * x - b * y) * (2 / width), (a * y - c * x) * (2 / height)], dim=3)
 
-    # grid_sample reads 0 outside; shifting the values by `fill` makes that 0 mean `fill`.
-    source = images.to(dtype) - fill if fill else images.to(dtype)
-    moved = F.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)
-    return (moved + fill if fill else moved).to(images.dtype)
+    moved = F.grid_sample(
+        images.to(dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return moved.to(images.dtype)
 
 
-# ------------------------------------------------------------------------------ grey levels
+# ------------------------------------------------------------------------------ SCAN's strong view
+
+# The operations of the strong view with the ranges that their strength is uniform in, as in the
+# authors' code (data/augment.py, commit 952ec31), where Pillow carries them out. They have nothing
+# but names in common with those of torchvision's RandAugment, whose ranges are three to four times
+# as wide. Here they work on grey levels: whole numbers 0 to 255 in floating point, equal to
+# Pillow's result value by value (tests/test_strong_view.py).
+STRONG_OPERATIONS = {
+    "identity": (0.0, 1.0),
+    "rotate": (-30.0, 30.0),  # degrees, counter-clockwise
+    "shear_x": (-0.1, 0.1),  # px to the left for each px down, about the top left corner
+    "shear_y": (-0.1, 0.1),  # px up for each px to the right
+    "translate_x": (-0.1, 0.1),  # to the left, fraction of the width
+    "translate_y": (-0.1, 0.1),  # up, fraction of the height
+    "autocontrast": (0.0, 1.0),  # it, equalize and identity have no strength
+    "equalize": (0.0, 1.0),
+    "solarize": (0.0, 256.0),  # grey level from which on pixels are inverted
+    "posterize": (4.0, 8.0),  # bits that are kept, rounded down: 4 to 7
+    "color": (0.05, 0.95),  # factors of Pillow's enhancements: 1 is the image itself, so that
+    "contrast": (0.05, 0.95),  # colours only fade, contrast and brightness only fall, and
+    "brightness": (0.05, 0.95),  # images only blur
+    "sharpness": (0.05, 0.95),
+}
+_OPERATION = {name: index for index, name in enumerate(STRONG_OPERATIONS)}
+_LAST_GEOMETRIC = _OPERATION["translate_y"]
 
 
-def _grey_levels(images: Tensor) -> Tensor:
-    """Images in [0, 1] as whole grey levels 0 to 255, still floating point."""
+def _levels_of(images: Tensor) -> Tensor:
+    """Images in [0, 1] as grey levels."""
     return (images * 255).round_()
 
 
-def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest bits of each grey level. bits: (B,), 0 to 8. Returns: (B, C, H, W)."""
-    step = torch.exp2(8 - _per_sample(bits, images))
-    return (_grey_levels(images) / step).floor_() * step / 255
+def _gray_levels(levels: Tensor) -> Tensor:
+    """Pillow's conversion to "L", (B, 1, H, W); a grey image is its own. Exact in float32."""
+    if levels.shape[1] == 1:
+        return levels
+    red, green, blue = levels.split(1, dim=1)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) / 65536).floor_()
 
 
-def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the pixels at or above a grey level. threshold: (B,), 0 to 255."""
-    return torch.where(_grey_levels(images) >= _per_sample(threshold, images), 1 - images, images)
+def _blend_levels(degenerate: Tensor, levels: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's `Image.blend`: from `degenerate` towards `levels` by a factor (B,) in [0, 1]."""
+    return ((levels - degenerate) * _per_sample(factor, levels)).add_(degenerate).floor_()
 
 
-def autocontrast(images: Tensor) -> Tensor:
+def _exact(device: torch.device) -> torch.dtype:
+    """float64, as Python computes; MPS has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def autocontrast(levels: Tensor) -> Tensor:
     """Stretch each channel to the full range; a constant channel stays. Returns: (B, C, H, W)."""
-    lowest = images.amin(dim=(2, 3), keepdim=True)
-    spread = images.amax(dim=(2, 3), keepdim=True) - lowest  # (B, C, 1, 1)
-    constant = spread == 0
-    lowest, spread = lowest.masked_fill(constant, 0), spread.masked_fill(constant, 1)
-    return ((images - lowest) / spread).clamp_(0, 1)
+    lowest = levels.amin(dim=(2, 3), keepdim=True).to(_exact(levels.device))
+    spread = levels.amax(dim=(2, 3), keepdim=True) - lowest  # (B, C, 1, 1)
+    # Rounded as in Pillow's table, whose entries are cut off: not (level - lowest) * scale, and not
+    # 255 / spread, which torch computes by a reciprocal.
+    scale = torch.full_like(spread, 255) / spread.clamp(min=1)
+    stretched = (levels * scale - lowest * scale).clamp_(0, 255).trunc_().to(levels.dtype)
+    return torch.where(spread > 0, stretched, levels)
 
 
-def equalize(images: Tensor) -> Tensor:
-    """Flatten each channel's histogram of grey levels, by Pillow's integer rule.
+def equalize(levels: Tensor) -> Tensor:
+    """Flatten each channel's histogram, by Pillow's integer rule.
 
-    The result lies on whole grey levels, equal to torchvision's `F.equalize` on uint8; a channel
-    with too few distinct pixels to rank (step 0) stays as it is.
-    Returns: (B, C, H, W).
+    A channel with too few distinct pixels to rank (step 0) stays as it is. Returns: (B, C, H, W).
     """
-    levels = _grey_levels(images).long().flatten(2)  # (B, C, H * W)
-    counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=images.device)
-    counts.scatter_add_(2, levels, torch.ones_like(levels))
+    pixels = levels.long().flatten(2)  # (B, C, H * W)
+    counts = torch.zeros(*pixels.shape[:2], 256, dtype=torch.int64, device=levels.device)
+    counts.scatter_add_(2, pixels, torch.ones_like(pixels))
     # The highest level present does not count: it maps to 255 whatever its share.
-    at_highest = counts.gather(2, levels.amax(dim=2, keepdim=True))
-    step = (levels.shape[2] - at_highest) // 255  # (B, C, 1)
+    at_highest = counts.gather(2, pixels.amax(dim=2, keepdim=True))
+    step = (pixels.shape[2] - at_highest) // 255  # (B, C, 1)
     below = counts.cumsum(dim=2) - counts  # pixels darker than each level
     table = (below + step // 2) // step.clamp(min=1)
-    equalized = table.clamp_(0, 255).gather(2, levels).view_as(images).to(images.dtype) / 255
-    return torch.where((step > 0)[..., None], equalized, images)
+    equalized = table.clamp_(0, 255).gather(2, pixels).view_as(levels).to(levels.dtype)
+    return torch.where((step > 0)[..., None], equalized, levels)
 
 
-def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with a smoothed image: factor (B,) 0 smooths, 1 is neutral, 2 sharpens.
+def solarize(levels: Tensor, threshold: Tensor) -> Tensor:
+    """Invert the pixels at or above a grey level. threshold: (B,). Returns: (B, C, H, W)."""
+    return torch.where(levels >= _per_sample(threshold, levels), 255 - levels, levels)
 
-    The smoothing kernel is 3 x 3, 5 in the middle and 1 around, over 13; the outermost pixels
-    stay. Returns: (B, C, H, W).
+
+def posterize(levels: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest bits of each grey level. bits: (B,), rounded down. Returns: (B, C, H, W)."""
+    step = torch.exp2(8 - _per_sample(bits, levels).floor())
+    return (levels / step).floor_() * step
+
+
+def fade(levels: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image. factor: (B,). Returns: (B, C, H, W)."""
+    return _blend_levels(_gray_levels(levels), levels, factor)
+
+
+def lower_contrast(levels: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image's mean, a whole level. factor: (B,). Returns: (B, C, H, W)."""
+    gray = _gray_levels(levels).to(_exact(levels.device))
+    mean = gray.mean(dim=(1, 2, 3), keepdim=True).add_(0.5).floor_().to(levels.dtype)
+    return _blend_levels(mean, levels, factor)
+
+
+def darken(levels: Tensor, factor: Tensor) -> Tensor:
+    """Blend with black. factor: (B,). Returns: (B, C, H, W)."""
+    return (levels * _per_sample(factor, levels)).floor_()
+
+
+def soften(levels: Tensor, factor: Tensor) -> Tensor:
+    """Blend with a smoothed image. factor: (B,), 0 is the smoothed one. Returns: (B, C, H, W).
+
+    The smoothing kernel is 3 x 3, 5 in the middle and 1 around, over 13; the outermost pixels stay.
     """
-    if min(images.shape[2:]) <= 2:
-        return images
-    inner = images[:, :, 1:-1, 1:-1]
+    inner = levels[:, :, 1:-1, 1:-1]
     # The box sum as sums of shifted images: 6 to 10 ms, with F.avg_pool2d 19 (as in adjust_hue).
-    rows = images[:, :, :-2] + images[:, :, 1:-1] + images[:, :, 2:]
+    rows = levels[:, :, :-2] + levels[:, :, 1:-1] + levels[:, :, 2:]
     box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    smooth = (box + inner * 4) / 13
-    sharpened = images.clone()
-    sharpened[:, :, 1:-1, 1:-1] = _blend(inner, smooth, factor)
-    return sharpened
+    smooth = ((box + inner * 4) / 13).round_()
+    softened = levels.clone()
+    softened[:, :, 1:-1, 1:-1] = _blend_levels(smooth, inner, factor)
+    return softened
 
 
-# ------------------------------------------------------------------------------ RandAugment
+def move(levels: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
+    """Each sample's own of rotate, shear_x, shear_y, translate_x and translate_y.
 
-RAND_AUGMENT_OPERATIONS = (
-    "Identity",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
-    "Brightness",
-    "Color",
-    "Contrast",
-    "Sharpness",
-    "Posterize",
-    "Solarize",
-    "AutoContrast",
-    "Equalize",
-)
-_INDEX = {name: index for index, name in enumerate(RAND_AUGMENT_OPERATIONS)}
+    The nearest pixel, as Pillow's `Image.transform` finds it in 16.16 fixed point; black outside.
 
-# The operations by the code that serves them: nothing for Identity, one call to `affine` for the
-# five geometric ones, and one function each, (images, level) -> images, for the others.
-_FIRST_SINGLE = _INDEX["Brightness"]
+    Args: levels (B, C, H, W); operation (B,) int64 index into STRONG_OPERATIONS; strength (B,).
+    Returns: (B, C, H, W).
+    """
+    height, width = levels.shape[2:]
+    strength = strength.to(_exact(levels.device))
+
+    def strength_of(name: str) -> Tensor:
+        return torch.where(operation == _OPERATION[name], strength, 0)
+
+    # Source of the output's point (x, y): (a x + b y + c, d x + e y + f).
+    angle = -torch.deg2rad(strength_of("rotate"))
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    a, b, d, e = cosine, sine + strength_of("shear_x"), strength_of("shear_y") - sine, cosine
+    center_x, center_y = width / 2, height / 2
+    c = center_x - cosine * center_x - sine * center_y + strength_of("translate_x") * width
+    f = center_y - cosine * center_y + sine * center_x + strength_of("translate_y") * height
+
+    def fixed(number: Tensor) -> Tensor:
+        return (number * 65536 + 0.5).floor_().long().view(-1, 1, 1)
+
+    x = torch.arange(width, device=levels.device)
+    y = torch.arange(height, device=levels.device)[:, None]
+    source_x = (fixed(a) * x + fixed(b) * y + fixed(c + (a + b) / 2)) >> 16  # (B, H, W)
+    source_y = (fixed(d) * x + fixed(e) * y + fixed(f + (d + e) / 2)) >> 16
+    inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
+    pixel = source_y.clamp_(0, height - 1) * width + source_x.clamp_(0, width - 1)
+    pixel = pixel.flatten(1)[:, None].expand(-1, levels.shape[1], -1)  # (B, C, H * W)
+    moved = levels.flatten(2).gather(2, pixel).view_as(levels)
+    return moved.masked_fill_(~inside[:, None], 0)
+
+
+# The groups that a batch is sorted into: nothing for identity, one call to `move` for the geometric
+# operations, and one function each, (levels, strength) -> levels, for the others, in their order.
 _SINGLE_OPERATIONS = (
-    lambda images, level: adjust_brightness(images, 1 + level),
-    lambda images, level: adjust_saturation(images, 1 + level),
-    lambda images, level: adjust_contrast(images, 1 + level),
-    lambda images, level: sharpness(images, 1 + level),
-    posterize,
+    lambda levels, strength: autocontrast(levels),
+    lambda levels, strength: equalize(levels),
     solarize,
-    lambda images, level: autocontrast(images),
-    lambda images, level: equalize(images),
+    posterize,
+    fade,
+    lower_contrast,
+    darken,
+    soften,
 )
 _GROUPS = 2 + len(_SINGLE_OPERATIONS)
 
 
-def rand_augment_levels(
-    operation: Tensor, magnitude: Tensor, height: int, width: int, num_magnitude_bins: int = 31
-) -> Tensor:
-    """What a magnitude bin means to an operation, before the random sign.
-
-    Args: operation, magnitude: int64 of one shape; index into RAND_AUGMENT_OPERATIONS, and bin.
-    Returns: float32 of that shape: shear (tangent), shift (whole px), angle (degrees), change of a
-        factor, bits to keep, threshold (grey level), or 0 where the operation has no magnitude.
-    """
-    fraction = magnitude / (num_magnitude_bins - 1)
-    shift_x, shift_y = 150 / 331 * width, 150 / 331 * height
-    largest = [0, 0.3, 0.3, shift_x, shift_y, 30, 0.9, 0.9, 0.9, 0.9, 0, 0, 0, 0]
-    level = fraction * _constants(largest, fraction)[operation]
-    is_shift = (operation == _INDEX["TranslateX"]) | (operation == _INDEX["TranslateY"])
-    level = torch.where(is_shift, level.floor(), level)
-    level = torch.where(operation == _INDEX["Posterize"], 8 - (4 * fraction).round(), level)
-    return torch.where(operation == _INDEX["Solarize"], 255 * (1 - fraction), level)
-
-
 def _operation_groups(operation: Tensor) -> Tensor:
-    """Group of each operation: 0 Identity, 1 the geometric ones, 2 onwards the single ones."""
-    group = (operation - _FIRST_SINGLE + 2).clamp(min=1)
-    return torch.where(operation == _INDEX["Identity"], 0, group)
+    """Group of each operation: 0 identity, 1 the geometric ones, 2 onwards the single ones."""
+    group = (operation - _LAST_GEOMETRIC + 1).clamp(min=1)
+    return torch.where(operation == _OPERATION["identity"], 0, group)
 
 
 def _group_sizes(operation: Tensor) -> list[list[int]]:
@@ -539,135 +597,83 @@ def _group_sizes(operation: Tensor) -> list[list[int]]:
     return F.one_hot(_operation_groups(operation), _GROUPS).sum(dim=1).tolist()
 
 
-def _rand_augment_affine(images: Tensor, operation: Tensor, level: Tensor, fill: float) -> Tensor:
-    """Each sample's own of ShearX, ShearY, TranslateX, TranslateY and Rotate, nearest pixel."""
-
-    def level_of(name: str) -> Tensor:
-        return torch.where(operation == _INDEX[name], level, 0)
-
-    # RandAugment shears about the top left corner: a shear about the center plus a shift.
-    tangent_x, tangent_y = level_of("ShearX"), level_of("ShearY")
-    return affine(
-        images,
-        angle_degrees=-level_of("Rotate"),  # counter-clockwise, as torchvision's F.rotate
-        translate_x=level_of("TranslateX") - tangent_x * (images.shape[2] / 2),
-        translate_y=level_of("TranslateY") - tangent_y * (images.shape[3] / 2),
-        scale=torch.ones_like(level),
-        shear_x=torch.rad2deg(torch.atan(tangent_x)),
-        shear_y=torch.rad2deg(torch.atan(tangent_y)),
-        mode="nearest",
-        fill=fill,
-    )
-
-
-def rand_augment_round(
-    images: Tensor,
-    operation: Tensor,
-    level: Tensor,
-    fill: float = 0.0,
-    group_sizes: list[int] | None = None,
+def strong_operation(
+    levels: Tensor, operation: Tensor, strength: Tensor, group_sizes: list[int] | None = None
 ) -> Tensor:
     """Apply to each sample its own operation: sort the batch by operation, apply, sort back.
 
     Args:
-        images: (B, C, H, W) in [0, 1].
-        operation: (B,) int64, index into RAND_AUGMENT_OPERATIONS.
-        level: (B,) signed, in the units of `rand_augment_levels`.
+        levels: (B, C, H, W), grey levels.
+        operation: (B,) int64, index into STRONG_OPERATIONS.
+        strength: (B,), in the units of STRONG_OPERATIONS.
         group_sizes: as from `_group_sizes`, if known already.
-    Returns: (B, C, H, W).
+    Returns: (B, C, H, W), grey levels.
     """
     if group_sizes is None:
         (group_sizes,) = _group_sizes(operation[None])
     order = _operation_groups(operation).argsort(stable=True)
-    pieces = list(images[order].split(group_sizes))
-    levels = level[order].split(group_sizes)
+    pieces = list(levels[order].split(group_sizes))
+    strengths = strength[order].split(group_sizes)
     if group_sizes[1]:
-        which = operation[order].split(group_sizes)[1]
-        pieces[1] = _rand_augment_affine(pieces[1], which, levels[1], fill)
+        pieces[1] = move(pieces[1], operation[order].split(group_sizes)[1], strengths[1])
     for group, single_operation in enumerate(_SINGLE_OPERATIONS, start=2):
         if group_sizes[group]:
-            pieces[group] = single_operation(pieces[group], levels[group])
+            pieces[group] = single_operation(pieces[group], strengths[group])
     return torch.cat(pieces)[order.argsort()]
 
 
-def rand_augment(
-    images: Tensor,
-    num_ops: int,
-    magnitude: int | None,
-    generator: torch.Generator,
-    num_magnitude_bins: int = 31,
-    fill: float = 0.0,
-) -> Tensor:
-    """RandAugment (Cubuk et al. 2020, arXiv:1909.13719), operations as torchvision's RandAugment.
+def strong_operations(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Operations in a row, each sample's own, with replacement, and each with its own strength.
 
-    In each of `num_ops` rounds each sample draws its own operation out of 14, and a sign.
-
-    Args:
-        images: (B, C, H, W) in [0, 1].
-        magnitude: bin, 0 to num_magnitude_bins - 1; None draws one per sample and round, as
-            SCAN's strong augmentation does.
-        fill: value of pixels that the geometric operations bring in from outside.
-    Returns: (B, C, H, W).
+    Args: images (B, C, H, W) in [0, 1]; count, 4 in the paper. Returns: (B, C, H, W) in [0, 1].
     """
-    rounds = (num_ops, len(images))
+    rounds = (count, len(images))
     # Which operation a sample gets decides how the batch is split, which the host must know.
-    operation = torch.randint(
-        len(RAND_AUGMENT_OPERATIONS), rounds, generator=_host_generator(generator)
-    )
+    operation = torch.randint(len(STRONG_OPERATIONS), rounds, generator=_host_generator(generator))
     sizes_of_groups = _group_sizes(operation)
     operation = operation.to(images.device, non_blocking=True)
-    draw = {"generator": generator, "device": generator.device}
-    if magnitude is None:
-        magnitudes = torch.randint(num_magnitude_bins, rounds, **draw)
-    else:
-        magnitudes = torch.full_like(operation, magnitude)
-    negative = torch.randint(2, rounds, **draw).bool()
-    signed = operation < _INDEX["Posterize"]  # all before it; Identity has no level to negate
-    level = rand_augment_levels(operation, magnitudes, *images.shape[2:], num_magnitude_bins)
-    level = torch.where(signed & negative, -level, level)
+    fraction = torch.rand(rounds, generator=generator, device=generator.device)
+    low, high = _constants(list(STRONG_OPERATIONS.values()), fraction).unbind(dim=1)
+    strength = low[operation] + fraction * (high - low)[operation]
+    levels = _levels_of(images)
     for index, sizes in enumerate(sizes_of_groups):
-        images = rand_augment_round(images, operation[index], level[index], fill, sizes)
-    return images
+        levels = strong_operation(levels, operation[index], strength[index], sizes)
+    return levels / 255
 
 
 # ------------------------------------------------------------------------------ cutout
 
 
 def erase_squares(
-    images: Tensor, center_y: Tensor, center_x: Tensor, length: int, fill: float = 0.0
+    images: Tensor, center_y: Tensor, center_x: Tensor, half: Tensor, fill: float = 0.0
 ) -> Tensor:
     """Fill one square per sample, clipped at the borders.
 
-    Args: images (B, C, H, W); center_y, center_x (B,) integer, px; length, px: the square covers
-        center - length // 2 up to, without, center - length // 2 + length.
+    Args: images (B, C, H, W); center_y, center_x, half (B,) integer, px; the square covers
+        center - half up to, without, center + half.
     Returns: (B, C, H, W).
     """
-    row = torch.arange(images.shape[2], device=images.device) - (center_y - length // 2)[:, None]
-    column = torch.arange(images.shape[3], device=images.device) - (center_x - length // 2)[:, None]
-    in_rows = (row >= 0) & (row < length)  # (B, H)
-    in_columns = (column >= 0) & (column < length)  # (B, W)
+    row = torch.arange(images.shape[2], device=images.device) - center_y[:, None]  # (B, H)
+    column = torch.arange(images.shape[3], device=images.device) - center_x[:, None]  # (B, W)
+    in_rows = (row >= -half[:, None]) & (row < half[:, None])
+    in_columns = (column >= -half[:, None]) & (column < half[:, None])
     inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (B, 1, H, W)
     return images.masked_fill(inside, fill)
 
 
-def cutout(
-    images: Tensor,
-    length: int,
-    generator: torch.Generator,
-    probability: float = 1.0,
-    fill: float = 0.0,
-) -> Tensor:
-    """Cutout (DeVries & Taylor 2017, arXiv:1708.04552): one square, centered anywhere in the image.
+def cutout(images: Tensor, largest: int, generator: torch.Generator, fill: float = 0.0) -> Tensor:
+    """Cutout (DeVries & Taylor 2017, arXiv:1708.04552) with a square of random size.
 
-    Args: images (B, C, H, W); length, px. Returns: (B, C, H, W).
+    As SCAN's authors do it: a length uniform in 1 to `largest`, of which the square's sides have
+    twice the half, rounded down (a length of 1 erases nothing), centered anywhere in the image.
+
+    Args: images (B, C, H, W); largest, px. Returns: (B, C, H, W).
     """
     batch, _, height, width = images.shape
-    center_y = torch.randint(height, (batch,), generator=generator, device=generator.device)
-    center_x = torch.randint(width, (batch,), generator=generator, device=generator.device)
-    erased = erase_squares(images, center_y, center_x, length, fill)
-    if probability >= 1:
-        return erased
-    return torch.where(_bernoulli(batch, probability, generator).view(-1, 1, 1, 1), erased, images)
+    draw = {"size": (batch,), "generator": generator, "device": generator.device}
+    half = torch.randint(1, largest + 1, **draw) // 2
+    center_y, center_x = torch.randint(height, **draw), torch.randint(width, **draw)
+    return erase_squares(images, center_y, center_x, half, fill)
 
 
 # ------------------------------------------------------------------------------ whole views
@@ -741,10 +747,10 @@ def _random_blur(images: Tensor, probability: float, generator: torch.Generator)
 def augment(
     images_uint8: Tensor, augmentation: Augmentation, generator: torch.Generator, size: int
 ) -> Tensor:
-    """One random view of each image; the same generator state gives the same bits again.
+    """A random view of each image up to the normalisation; `random_view` is the whole.
 
-    Order: crop and flip, affine, colour jitter, grayscale, blur, RandAugment, cutout. A part with
-    neutral values costs nothing and draws nothing.
+    Order: crop and flip, affine, colour jitter, grayscale, blur, SCAN's strong operations. A part
+    with neutral values costs nothing and draws nothing.
 
     Args:
         images_uint8: (B, C, H, W) uint8.
@@ -766,8 +772,32 @@ def augment(
             images = to_grayscale(images, _bernoulli(len(images), a.grayscale, generator))
         if a.blur > 0:
             images = _random_blur(images, a.blur, generator)
-        if a.rand_augment_ops > 0:
-            images = rand_augment(images, a.rand_augment_ops, a.rand_augment_magnitude, generator)
-        if a.cutout > 0:
-            images = cutout(images, a.cutout, generator)
-        return images.clamp(0, 1)  # interpolation weights may sum to 1 + 1e-7
+        images = images.clamp(0, 1)  # interpolation weights may sum to 1 + 1e-7
+        if a.strong_ops > 0:
+            images = strong_operations(images, a.strong_ops, generator)
+        return images
+
+
+@torch.no_grad()
+def random_view(
+    images_uint8: Tensor,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    statistics: Statistics,
+) -> Tensor:
+    """One random view of each image, as a network sees it: augmented, normalised, then cutout.
+
+    Cutout comes last, as in the authors' code: what it erases has the mean colour. The same
+    generator state gives the same bits again.
+
+    Args:
+        images_uint8: (B, C, S, S) uint8.
+        generator: on the images' device.
+        statistics: mean and standard deviation of the pixels.
+    Returns: (B, C, S, S) float32.
+    """
+    size = images_uint8.shape[-1]
+    views = normalize(augment(images_uint8, augmentation, generator, size), *statistics)
+    if augmentation.cutout > 0:
+        views = cutout(views, max(1, round(augmentation.cutout * size)), generator)
+    return views

@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import torch
+from PIL import Image
 
+from src_py.augmentation import Augmentation
 from src_py.benchmarking import measure, steady
+from src_py.reference_pipeline import strong_view
+from src_py.transforms import random_view
 
 
 def test_every_stage_is_measured(run_script, tmp_path):
@@ -39,3 +44,26 @@ def test_arms_take_turns_and_every_round_counts():
     assert [len(found[name].rates) for name in "ab"] == [2, 2]
     order = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
     assert order == ["a", "b", "a", "b"]
+
+
+def test_the_references_strong_view_looks_like_ours():
+    side, copies = 32, 500
+    y, x = np.mgrid[0:side, 0:side, 0:1][:2] / side
+    pixels = (40 + 120 * x + y * np.array([90, 40, 10])).astype(np.uint8)
+    torch.manual_seed(0)
+    view = strong_view(side)
+    theirs = torch.stack([view(Image.fromarray(pixels)) for _ in range(copies)])
+    assert theirs.shape == (copies, 3, side, side) and theirs.dtype == torch.float32
+    ours = random_view(
+        torch.from_numpy(pixels).permute(2, 0, 1).expand(copies, 3, side, side),
+        Augmentation(flip=0.5, strong_ops=4, cutout=0.5),
+        torch.Generator().manual_seed(0),
+        ((0.5,) * 3, (0.25,) * 3),
+    )
+
+    def looks(views: torch.Tensor) -> torch.Tensor:
+        levels = views * 0.25 + 0.5
+        black, erased = levels < 1 / 510, views == 0  # erased: no grey level is the mean itself
+        return torch.stack([levels.mean(), black.float().mean(), erased.float().mean()])
+
+    torch.testing.assert_close(looks(theirs), looks(ours), atol=0.03, rtol=0)

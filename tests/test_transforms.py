@@ -1,6 +1,7 @@
-"""Each operation of `src_py/transforms.py` against torchvision's, sample by sample.
+"""`src_py/transforms.py`: SimCLR's operations against torchvision's, sample by sample; whole views.
 
-Tolerances are on the scale [0, 1]; one grey level is 1 / 255.
+Tolerances are on the scale [0, 1]. SCAN's strong operations, which work on grey levels, are held
+against Pillow's in `tests/test_strong_view.py`.
 """
 
 import itertools
@@ -15,13 +16,11 @@ from src_py import torchvision_compat  # noqa: F401
 from src_py import transforms as ours
 
 # isort: split
-from torchvision.transforms import ColorJitter, RandAugment, RandomResizedCrop
+from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms import functional as reference
-from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import InterpolationMode
 
 BATCH = 6
-GREY_LEVEL = 1 / 255
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -275,7 +274,7 @@ def affine_parameters(batch: int = BATCH) -> dict[str, torch.Tensor]:
     }
 
 
-def torchvision_affine(image, parameters, index, mode, fill=None):
+def torchvision_affine(image, parameters, index):
     value = {name: numbers[index].item() for name, numbers in parameters.items()}
     return reference.affine(
         image,
@@ -283,8 +282,7 @@ def torchvision_affine(image, parameters, index, mode, fill=None):
         translate=[value["translate_x"], value["translate_y"]],
         scale=value["scale"],
         shear=[value["shear_x"], value["shear_y"]],
-        interpolation=InterpolationMode(mode),
-        fill=fill,
+        interpolation=InterpolationMode.BILINEAR,
     )
 
 
@@ -294,61 +292,27 @@ def test_affine_equals_torchvision(side):
     images, parameters = ours.to_float(random_images(side, batch=20)), affine_parameters(20)
     actual = ours.affine(images, **parameters)
     for index in range(20):
-        expected = torchvision_affine(images[index], parameters, index, "bilinear")
+        expected = torchvision_affine(images[index], parameters, index)
         assert_close(actual[index], expected, 1e-4)
 
 
-def test_affine_nearest_equals_torchvision():
-    """Up to pixels whose source lies between two pixels to within rounding: fewer than 0.2 %."""
-    images, parameters = ours.to_float(random_images(32, batch=20)), affine_parameters(20)
-    actual = ours.affine(images, **parameters, mode="nearest", fill=0.5)
-    expected = [torchvision_affine(images[i], parameters, i, "nearest", [0.5]) for i in range(20)]
-    assert ((actual - torch.stack(expected)).abs() > 1e-6).float().mean() < 2e-3
-
-
-def test_affine_on_a_wide_image_and_with_fill():
+def test_affine_on_a_wide_image():
     images, parameters = torch.rand(BATCH, 3, 20, 44, generator=generator()), affine_parameters()
     actual = ours.affine(images, **parameters)
-    filled = ours.affine(images, **parameters, fill=0.3)
-    covered = ours.affine(torch.ones_like(images), **parameters)
     for index in range(BATCH):
-        expected = torchvision_affine(images[index], parameters, index, "bilinear")
+        expected = torchvision_affine(images[index], parameters, index)
         assert_close(actual[index], expected, 1e-4)
-    assert_close(filled, actual + 0.3 * (1 - covered), 1e-5)
 
 
 def test_affine_shifts_right_and_down():
     images = ours.to_float(random_images())
     zero, one = torch.zeros(BATCH), torch.ones(BATCH)
-    shifted = ours.affine(images, zero, 3 * one, 2 * one, one, zero, zero, mode="nearest")
+    shifted = ours.affine(images, zero, 3 * one, 2 * one, one, zero, zero)
     assert torch.equal(shifted[:, :, 2:, 3:], images[:, :, :-2, :-3])
     assert shifted[:, :, :2].abs().max() == 0 and shifted[..., :3].abs().max() == 0
 
 
-# ------------------------------------------------------------------------------ RandAugment
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    ("name", "parameter", "tolerance"),
-    [
-        ("posterize", torch.tensor([8, 7, 6, 4, 1, 0]), 1e-6),
-        ("solarize", torch.tensor([0.0, 77.0, 77.5, 128.0, 254.0, 255.0]), 1e-6),
-        ("autocontrast", None, GREY_LEVEL),  # torchvision drops the fraction of a level
-        ("equalize", None, 1e-6),
-        # torchvision rounds the smoothed image, then drops the fraction of the blend
-        ("sharpness", torch.tensor([0.0, 0.1, 0.5, 1.0, 1.5, 1.9]), 2 * GREY_LEVEL),
-    ],
-)
-def test_grey_level_operations_equal_torchvision_on_uint8(name, parameter, tolerance, channels):
-    quantised = random_images(channels=channels)
-    operation = getattr(reference, "adjust_sharpness" if name == "sharpness" else name)
-    arguments = () if parameter is None else (parameter,)
-    actual = getattr(ours, name)(ours.to_float(quantised), *arguments)
-    for index in range(BATCH):
-        value = [argument[index].item() for argument in arguments]
-        expected = ours.to_float(operation(quantised[index], *value)[None])[0]
-        assert_close(actual[index], expected, tolerance)
+# ------------------------------------------------------------------------------ SCAN's strong view
 
 
 def test_equalize_of_skewed_histograms():
@@ -360,118 +324,47 @@ def test_equalize_of_skewed_histograms():
         quantised = (images * 255).to(torch.uint8)
         quantised[0] = 9
         quantised[0, 0, 0, 0] = 10
-        expected = ours.to_float(reference.equalize(quantised))
-        assert_close(ours.equalize(ours.to_float(quantised)), expected, 1e-6)
+        expected = reference.equalize(quantised).float()
+        assert torch.equal(ours.equalize(quantised.float()), expected)
 
 
-def test_sharpness_equals_torchvision_on_floats():
-    images = ours.to_float(random_images(16))
-    factor = uniform(0, 2)
-    actual = ours.sharpness(images, factor)
-    for index in range(BATCH):
-        expected = reference.adjust_sharpness(images[index], factor[index].item())
-        assert_close(actual[index], expected, 1e-5)
-    tiny = torch.rand(1, 3, 2, 2)
-    assert torch.equal(ours.sharpness(tiny, torch.zeros(1)), tiny)
-
-
-def torchvision_space(side: int, bins: int = 31) -> dict:
-    space = RandAugment()._augmentation_space(bins, (side, side))
-    assert tuple(space) == ours.RAND_AUGMENT_OPERATIONS
-    return space
-
-
-@pytest.mark.parametrize("side", [32, 96])
-def test_rand_augment_levels_equal_torchvision(side):
-    bins = torch.arange(31)
-    for index, (levels, _) in enumerate(torchvision_space(side).values()):
-        expected = levels.float().expand(31)
-        if ours.RAND_AUGMENT_OPERATIONS[index].startswith("Translate"):
-            expected = expected.trunc()  # as int() in torchvision's _apply_op
-        actual = ours.rand_augment_levels(torch.full((31,), index), bins, side, side)
-        assert_close(actual, expected, 1e-4)
-
-
-@pytest.mark.parametrize("fill", [0.0, 0.4])
-def test_rand_augment_round_equals_torchvision_on_uint8(fill):
-    """Every operation, bin and sign in one mixed batch, within two grey levels.
-
-    Nearest-neighbour ties may fall to either side: fewer than 1 % of the pixels of a sample.
-    """
-    space, side = torchvision_space(32), 32
-    cases = [
-        (index, magnitude, sign)
-        for index, (_, signed) in enumerate(space.values())
-        for magnitude in (0, 3, 10, 17, 30)
-        for sign in ((1, -1) if signed else (1,))
-    ]
-    order = torch.randperm(len(cases), generator=generator()).tolist()
-    operation, magnitude, sign = torch.tensor([cases[position] for position in order]).unbind(1)
-    quantised = random_images(side, batch=len(cases))
-    level = sign * ours.rand_augment_levels(operation, magnitude, side, side)
-    actual = ours.rand_augment_round(ours.to_float(quantised), operation, level, fill)
-    for index, name in enumerate(ours.RAND_AUGMENT_OPERATIONS[i] for i in operation.tolist()):
-        levels = space[name][0]
-        value = sign[index].item() * levels.float().expand(31)[magnitude[index]].item()
-        expected = _apply_op(
-            quantised[index], name, value, InterpolationMode.NEAREST, [fill * 255] * 3
-        )
-        difference = (actual[index] - ours.to_float(expected[None])[0]).abs()
-        wrong = (difference > 2.01 * GREY_LEVEL).float().mean().item()
-        assert wrong <= 0.01, (name, value, wrong)
-
-
-def test_rand_augment_draws_each_operation_equally_often(monkeypatch):
-    """Operation, bin and sign as they reach the rounds."""
-    seen = []
-
-    def record(images, operation, level, fill, sizes):
-        seen.append((operation, level))
-        return images
-
-    monkeypatch.setattr(ours, "rand_augment_round", record)
-    count = 14_000
-    ours.rand_augment(torch.zeros(count, 1, 4, 4), 2, None, generator())
-    assert len(seen) == 2
-    for operation, level in seen:
-        assert (operation.bincount(minlength=14) - 1000).abs().max() < 130  # 4 sigma are 122
-        rotation = level[operation == ours.RAND_AUGMENT_OPERATIONS.index("Rotate")]
-        assert torch.equal(rotation.round().unique(), torch.arange(-30.0, 31.0))
-        assert abs((rotation > 0).float().mean() - 0.5) < 0.08
-        bits = level[operation == ours.RAND_AUGMENT_OPERATIONS.index("Posterize")]
-        assert torch.equal(bits.unique(), torch.tensor([4.0, 5.0, 6.0, 7.0, 8.0]))
-    seen.clear()
-    ours.rand_augment(torch.zeros(count, 1, 4, 4), 1, 10, generator())
-    operation, level = seen[0]
-    rotation = level[operation == ours.RAND_AUGMENT_OPERATIONS.index("Rotate")]
-    assert_close(rotation.abs(), torch.full_like(rotation, 10.0), 1e-5)
+def test_soften_leaves_an_image_without_inner_pixels():
+    tiny = random_images(2, batch=1).float()
+    assert torch.equal(ours.soften(tiny, torch.zeros(1)), tiny)
 
 
 # ------------------------------------------------------------------------------ cutout
 
 
-@pytest.mark.parametrize("length", [1, 5, 16, 100])
-def test_erase_squares_equals_a_loop(length):
+def test_erase_squares_equals_a_loop():
     images = torch.rand(40, 3, 20, 24, generator=generator())
     center_y = torch.randint(20, (40,), generator=generator(1))
     center_x = torch.randint(24, (40,), generator=generator(2))
+    half = torch.tensor([0, 1, 2, 8, 50]).repeat(8)  # from nothing to all
     expected = images.clone()
-    for index, (y, x) in enumerate(zip(center_y.tolist(), center_x.tolist(), strict=True)):
-        top, left = y - length // 2, x - length // 2
-        expected[index, :, max(top, 0) : top + length, max(left, 0) : left + length] = 0.5
-    assert torch.equal(ours.erase_squares(images, center_y, center_x, length, 0.5), expected)
+    for index, (y, x, h) in enumerate(torch.stack([center_y, center_x, half], dim=1).tolist()):
+        expected[index, :, max(y - h, 0) : y + h, max(x - h, 0) : x + h] = 0.5
+    assert torch.equal(ours.erase_squares(images, center_y, center_x, half, 0.5), expected)
 
 
-def test_cutout_centers_are_uniform_and_probability_counts():
-    count, side = 4000, 16
-    erased = ours.cutout(torch.ones(count, 1, side, side), 1, generator()) == 0
-    assert (erased.flatten(1).sum(dim=1) == 1).all()
-    position = erased.flatten(1).int().argmax(dim=1)
-    expected = torch.arange(count) % side
-    assert_same_distribution(position // side, expected)
-    assert_same_distribution(position % side, expected)
-    half = ours.cutout(torch.ones(count, 1, side, side), 4, generator(), probability=0.5)
-    assert abs((half.flatten(1).amin(dim=1) == 0).float().mean() - 0.5) < 0.03
+def test_cutout_centers_are_uniform_and_lengths_too():
+    """A length of 2 erases from one pixel above and left of the center up to the center."""
+    side = 16
+    erased = ours.cutout(torch.ones(8000, 1, side, side), 2, generator())[:, 0] == 0
+    rows, columns = erased.any(dim=2), erased.any(dim=1)  # (8000, side)
+    chosen = rows.any(dim=1)  # the others drew a length of 1, which erases nothing
+    assert abs(chosen.float().mean() - 0.5) < 0.03
+    for line in (rows[chosen], columns[chosen]):
+        center = side - 1 - line.flip(1).int().argmax(dim=1)
+        assert torch.equal(line.sum(dim=1), (center + 1).clamp(max=2))
+        assert_same_distribution(center, torch.arange(4000) % side)
+    # A square of n px a side, unless cut off, comes of the lengths n and n + 1.
+    halves = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "erase_squares", lambda images, y, x, half, fill: halves.append(half))
+        ours.cutout(torch.ones(7000, 1, side, side), 7, generator())
+    counts = halves[0].bincount()
+    assert len(counts) == 4 and (counts - torch.tensor([1000, 2000, 2000, 2000])).abs().max() < 160
 
 
 # ------------------------------------------------------------------------------ whole views
@@ -485,6 +378,7 @@ SIMCLR = ours.Augmentation(
     hue=0.1,
     grayscale=0.2,
 )
+STRONG = ours.Augmentation(flip=0.5, strong_ops=4, cutout=0.5)
 EVERYTHING = ours.Augmentation(
     crop_scale=(0.2, 1.0),
     flip=0.5,
@@ -498,12 +392,12 @@ EVERYTHING = ours.Augmentation(
     hue=0.1,
     grayscale=0.2,
     blur=0.5,
-    rand_augment_ops=4,
-    cutout=8,
+    strong_ops=4,
+    cutout=0.5,
 )
 
 
-@pytest.mark.parametrize("augmentation", [ours.Augmentation(), SIMCLR, EVERYTHING])
+@pytest.mark.parametrize("augmentation", [ours.Augmentation(), SIMCLR, STRONG, EVERYTHING])
 @pytest.mark.parametrize(
     ("batch", "channels", "height", "width", "size"),
     [(1, 3, 32, 32, 32), (5, 1, 16, 16, 16), (5, 3, 96, 96, 96), (2, 3, 48, 40, 16)],
@@ -547,7 +441,6 @@ def test_augment_ignores_autocast():
         (ours.Augmentation(flip=0.3), 0.3),
         (ours.Augmentation(grayscale=0.2), 0.2),
         (ours.Augmentation(blur=0.4), 0.4),
-        (ours.Augmentation(cutout=8), 1.0),
         (ours.Augmentation(hue=0.1, jitter_probability=0.6), 0.6),
     ],
 )
@@ -558,13 +451,35 @@ def test_augment_changes_the_share_of_samples_that_was_asked_for(augmentation, s
     assert abs(changed - share) < 0.04  # 4 standard deviations are at most 0.037
 
 
+@pytest.mark.parametrize("augmentation", [ours.Augmentation(), SIMCLR, STRONG, EVERYTHING])
+@pytest.mark.parametrize(("batch", "channels", "size"), [(1, 3, 32), (5, 1, 16), (5, 3, 96)])
+def test_random_view_is_augment_normalised_then_cutout(augmentation, batch, channels, size):
+    images = random_images(size, channels, batch)
+    before = images.clone()
+    statistics = ([0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.25][:channels])
+    view = ours.random_view(images, augmentation, generator(7), statistics)
+    assert view.shape == images.shape and view.dtype == torch.float32
+    assert torch.equal(view, ours.random_view(images, augmentation, generator(7), statistics))
+    assert torch.equal(images, before)
+    drawn = generator(7)
+    expected = ours.normalize(ours.augment(images, augmentation, drawn, size), *statistics)
+    if augmentation.cutout > 0:
+        expected = ours.cutout(expected, size // 2, drawn)
+    assert torch.equal(view, expected)
+    if augmentation == ours.Augmentation():
+        assert torch.equal(drawn.get_state(), generator(7).get_state())
+    else:
+        other = ours.random_view(images, augmentation, generator(8), statistics)
+        assert not torch.equal(view, other)
+
+
 def per_sample_operations() -> dict:
     """Every deterministic operation with random parameters, as (images, slice) -> images."""
     boxes = ours.sample_crop_boxes(BATCH, 32, 32, (0.2, 1.0), (0.75, 1.33), generator())
     chosen = torch.arange(BATCH) % 2 == 0
-    geometry, operation = affine_parameters(), torch.tensor([3, 9, 13, 5, 10, 0])
-    factor, turn, sigma = uniform(0, 2), uniform(-0.5, 0.5), uniform(0.1, 2)
-    bits, threshold, level = uniform(0, 8).floor(), uniform(0, 255), uniform(1, 4)
+    geometry, factor = affine_parameters(), uniform(0, 2)
+    turn, sigma = uniform(-0.5, 0.5), uniform(0.1, 2)
+    center, half = torch.tensor([3, 9, 13, 5, 10, 0]), torch.tensor([8, 1, 0, 3, 16, 5])
     return {
         "resized_crop": lambda x, s: ours.resized_crop(x, *(b[s] for b in boxes), 24, chosen[s]),
         "flip": lambda x, s: ours.flip_horizontal(x, chosen[s]),
@@ -575,20 +490,51 @@ def per_sample_operations() -> dict:
         "grayscale": lambda x, s: ours.to_grayscale(x, chosen[s]),
         "blur": lambda x, s: ours.gaussian_blur(x, sigma[s], 5),
         "affine": lambda x, s: ours.affine(x, **{name: v[s] for name, v in geometry.items()}),
-        "posterize": lambda x, s: ours.posterize(x, bits[s]),
-        "solarize": lambda x, s: ours.solarize(x, threshold[s]),
-        "autocontrast": lambda x, s: ours.autocontrast(x),
-        "equalize": lambda x, s: ours.equalize(x),
-        "sharpness": lambda x, s: ours.sharpness(x, factor[s]),
-        "rand_augment": lambda x, s: ours.rand_augment_round(x, operation[s], level[s]),
-        "erase": lambda x, s: ours.erase_squares(x, operation[s], 2 * operation[s], 8),
+        "erase": lambda x, s: ours.erase_squares(x, center[s], 2 * center[s], half[s]),
     }
 
 
-@pytest.mark.parametrize("name", per_sample_operations())
+def per_sample_level_operations() -> dict:
+    """The same of the strong operations, which take grey levels."""
+    names = list(ours.STRONG_OPERATIONS)
+    motions = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+    motion, mixed = torch.tensor([names.index(name) for name in motions]), torch.arange(0, 14, 3)
+    mixed = torch.cat([mixed, mixed[1:2]])  # among them the same operation twice
+    low, high = torch.tensor(list(ours.STRONG_OPERATIONS.values())).unbind(dim=1)
+    fraction, factor = uniform(0, 1), uniform(0.05, 0.95)
+    bits, threshold = uniform(4, 8), uniform(0, 256)
+
+    def strength(operation: torch.Tensor) -> torch.Tensor:
+        return low[operation] + fraction * (high - low)[operation]
+
+    return {
+        "autocontrast": lambda x, s: ours.autocontrast(x),
+        "equalize": lambda x, s: ours.equalize(x),
+        "solarize": lambda x, s: ours.solarize(x, threshold[s]),
+        "posterize": lambda x, s: ours.posterize(x, bits[s]),
+        "fade": lambda x, s: ours.fade(x, factor[s]),
+        "lower_contrast": lambda x, s: ours.lower_contrast(x, factor[s]),
+        "darken": lambda x, s: ours.darken(x, factor[s]),
+        "soften": lambda x, s: ours.soften(x, factor[s]),
+        "move": lambda x, s: ours.move(x, motion[s], strength(motion)[s]),
+        "strong_operation": lambda x, s: ours.strong_operation(x, mixed[s], strength(mixed)[s]),
+    }
+
+
+def per_sample_case(name: str):
+    """The operation of that name, and images for it."""
+    on_levels = per_sample_level_operations()
+    if name in on_levels:
+        return on_levels[name], random_images().float()
+    return per_sample_operations()[name], ours.to_float(random_images())
+
+
+PER_SAMPLE = [*per_sample_operations(), *per_sample_level_operations()]
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
 def test_samples_do_not_influence_each_other_and_inputs_stay(name):
-    operation = per_sample_operations()[name]
-    images = ours.to_float(random_images())
+    operation, images = per_sample_case(name)
     before = images.clone()
     together = operation(images, slice(None))
     apart = [operation(images[:2], slice(0, 2)), operation(images[2:], slice(2, BATCH))]
@@ -596,11 +542,10 @@ def test_samples_do_not_influence_each_other_and_inputs_stay(name):
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("name", sorted(set(per_sample_operations()) - {"rand_augment"}))
+@pytest.mark.parametrize("name", sorted(set(PER_SAMPLE) - {"strong_operation"}))
 def test_torch_compile_takes_the_operation_whole(name):
-    """rand_augment_round splits by sizes that depend on the data, and stays outside."""
-    operation = per_sample_operations()[name]
-    images = ours.to_float(random_images())
+    """strong_operation splits by sizes that depend on the data, and stays outside."""
+    operation, images = per_sample_case(name)
     explained = torch.compile(operation, backend="eager", fullgraph=True, dynamic=False)
     assert_close(explained(images, slice(None)), operation(images, slice(None)), 1e-6)
 
@@ -627,9 +572,11 @@ def test_normalize_and_to_float():
         ("hue", 0.6),
         ("brightness", -0.1),
         ("zoom", 1.0),
-        ("rand_augment_ops", 1.5),
-        ("rand_augment_magnitude", 31),
+        ("strong_ops", 1.5),
+        ("strong_ops", 4.0),
+        ("strong_ops", -1),
         ("cutout", -1),
+        ("cutout", 8),
     ],
 )
 def test_augmentation_names_a_bad_value(name, value):
