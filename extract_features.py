@@ -9,13 +9,12 @@ Next: python scan.py --run <run>
 
 import time
 
-from configs.base_config import run_script
+from configs.base_config import STARTED, run_script
 from configs.config_extract_features import ExtractFeaturesConfig
 from src_py.errors import UserError
 
 
 def main(config: ExtractFeaturesConfig) -> None:
-    started = time.monotonic()
     # Imported here, so that --help and wrong options do not wait for torch.
     import numpy as np
     import torch
@@ -58,7 +57,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     write_array(files.neighbors, neighbors.astype(np.int64))
     write_table(files.rows, ("row", "path"), enumerate(images.names))
     made = {"made_from": digest(pretext), "config": as_plain(config)}
-    made["seconds"] = round(time.monotonic() - started, 1)
+    made["seconds"] = round(time.monotonic() - STARTED, 1)
     write_json(files.config("extract_features"), made)
     print(f"{files.neighbors} written; next: python scan.py {files.option}")
 

@@ -5,7 +5,7 @@
 Leaves ckp/<run>/pretext.pt, as simclr.py does. Next: python extract_features.py --run <run>
 """
 
-from configs.base_config import run_script
+from configs.base_config import STARTED, run_script
 from configs.config_moco import MoCoConfig
 from configs.presets import PRESETS
 
@@ -22,7 +22,7 @@ def main(config: MoCoConfig) -> None:
     from src_py.training_loops import train_moco
 
     hardware = choose_hardware(config.device)
-    session = TrainingSession(config, "moco", hardware)
+    session = TrainingSession(config, "moco", hardware, started=STARTED)
     if session.is_finished:
         return
 

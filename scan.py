@@ -6,7 +6,7 @@
 Leaves ckp/<run>/scan.pt. Next: python selflabel.py --run <run>
 """
 
-from configs.base_config import run_script
+from configs.base_config import STARTED, run_script
 from configs.config_scan import ScanConfig
 
 
@@ -23,6 +23,7 @@ def main(config: ScanConfig) -> None:
         require_current_mining,
     )
     from src_py.cluster_labels import LABELS_FILE, set_aside
+    from src_py.guard import choose_scan_or_kmeans, kmeans_head, neighbor_information
     from src_py.hardware import choose_hardware
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.neighbor_pairs import NeighborPairs
@@ -43,7 +44,7 @@ def main(config: ScanConfig) -> None:
     neighbors_file = require(files, files.neighbors, mining)
     require_current_mining(files, pretext)
     hardware = choose_hardware(config.device)
-    session = TrainingSession(config, "scan", hardware, made_from(files, "scan"))
+    session = TrainingSession(config, "scan", hardware, made_from(files, "scan"), started=STARTED)
     if session.is_finished:
         return
 
@@ -58,8 +59,8 @@ def main(config: ScanConfig) -> None:
         set_aside(files.checkpoints / LABELS_FILE)
     torch.manual_seed(config.seed)
     backbone = load_contrastive(pretext).backbone
+    features = torch.from_numpy(np.load(features_file)).to(hardware.device)  # (N, D)
     if config.head_epochs and not session.is_resumable:
-        features = torch.from_numpy(np.load(features_file)).to(hardware.device)  # (N, D)
         heads = train_heads(features, pairs, config, session)
     else:
         heads = ClusterHeads(backbone.feature_dim, config.clusters, config.heads)
@@ -67,9 +68,20 @@ def main(config: ScanConfig) -> None:
 
     trained = train_scan(model, images, pairs, statistics, config, session)
     best, logits = keep_best_head(trained, images, pairs, statistics, config, session)
+
+    kmeans = kmeans_head(features, pairs.neighbors, config.clusters, config.seed)
+    evidence = {
+        "scan": neighbor_information(logits.argmax(dim=1), pairs.neighbors),
+        "kmeans": neighbor_information(kmeans(features)[0].argmax(dim=1), pairs.neighbors),
+    }
+    kept = choose_scan_or_kmeans(evidence, config.guard, session.say)
+    if kept == "kmeans":
+        best = hardware.place(ClusteringModel(load_contrastive(pretext).backbone, kmeans))
+        logits = kmeans(features)[0].detach()
     temperature = calibrate(logits, pairs.neighbors, session)
 
-    path = session.finish(clustering_content(best, settings, temperature))
+    content = clustering_content(best, settings, temperature)
+    path = session.finish(content, kept=kept, information=evidence)
     print(f"{path} written; next: python selflabel.py {files.option}")
 
 

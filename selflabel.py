@@ -7,7 +7,7 @@ Leaves ckp/<run>/selflabel.pt. Next: python evaluate.py --run <run>, or
 python predict.py --run <run> FOLDER --out out
 """
 
-from configs.base_config import run_script
+from configs.base_config import STARTED, run_script
 from configs.config_selflabel import SelfLabelConfig
 
 
@@ -23,6 +23,7 @@ def main(config: SelfLabelConfig) -> None:
         require,
         require_current_scan,
     )
+    from src_py.guard import choose_by_views, view_information
     from src_py.hardware import choose_hardware
     from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
@@ -34,7 +35,9 @@ def main(config: SelfLabelConfig) -> None:
     neighbors_file = require(files, files.neighbors, f"extract_features.py {files.option}")
     require_current_scan(files)
     hardware = choose_hardware(config.device)
-    session = TrainingSession(config, "selflabel", hardware, made_from(files, "selflabel"))
+    session = TrainingSession(
+        config, "selflabel", hardware, made_from(files, "selflabel"), started=STARTED
+    )
     if session.is_finished:
         return
 
@@ -46,10 +49,26 @@ def main(config: SelfLabelConfig) -> None:
 
     statistics = (settings.mean, settings.std)
     final = train_self_label(model, opened.loader, neighbors, statistics, config, session)
+    given = hardware.place(load_clustering(scan)[0])
+    evidence = {
+        name: view_information(
+            classifier,
+            opened.loader,
+            neighbors,
+            config.strong_augment,
+            statistics,
+            hardware,
+            session.generator(epoch=-1),
+        )
+        for name, classifier in (("scan", given), ("selflabel", final))
+    }
+    kept = choose_by_views(evidence, config.guard, session.say)
+    final = given if kept == "scan" else final
     logits = all_logits(final, opened.loader, statistics, config, hardware)[0]
     temperature = calibrate(logits, neighbors, session)
 
-    path = session.finish(clustering_content(final, settings, temperature))
+    content = clustering_content(final, settings, temperature)
+    path = session.finish(content, kept=kept, information=evidence)
     print(f"{path} written; next: python evaluate.py {files.option}")
 
 

@@ -8,7 +8,7 @@
 Leaves ckp/<run>/pretext.pt. Next: python extract_features.py --run <run>
 """
 
-from configs.base_config import run_script
+from configs.base_config import STARTED, run_script
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
 
@@ -26,7 +26,7 @@ def main(config: SimCLRConfig) -> None:
     from src_py.training_loops import train_simclr
 
     hardware = choose_hardware(config.device)
-    session = TrainingSession(config, "simclr", hardware)
+    session = TrainingSession(config, "simclr", hardware, started=STARTED)
     if session.is_finished:
         return
 

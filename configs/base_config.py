@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from configs.presets import BEST_RECIPE, DEFAULT_PRESET, FOLDER_PRESET, PAPER_RE
 from src_py.errors import UserError
 from src_py.run_files import FREE_OPTIONS, RunFiles, read_json
 
+STARTED = time.monotonic()  # the script; what it imports and reads before it trains counts too
 FIRST_STAGES = ("simclr", "moco")  # those that decide on the images
 
 

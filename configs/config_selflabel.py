@@ -19,6 +19,9 @@ class SelfLabelConfig(TrainingConfig):
     only confident images have one"""
     refresh_epochs: int = 5  # epochs after which the reliable labels are found anew
     balanced: bool = True  # weigh every class alike, whatever the number of its pseudo-labels
+    guard: bool = True
+    """keep scan.py's classifier where self-labelling has made it worse, by evidence without
+    labels"""
     weak_augment: Augmentation = PLAIN_VIEW
     """the view that is pseudo-labelled: the plain image"""
     strong_augment: Augmentation = STRONG_VIEW

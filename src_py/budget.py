@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src_py.guard import evidence_looks
 from src_py.hardware import wait_for
 from src_py.loaders import ImageLoader, shuffled_batches
 from src_py.memory import free_cached_memory, is_out_of_memory
@@ -18,15 +19,16 @@ from src_py.session import TrainingSession
 # How the stages that can be made shorter share the minutes. What one of them leaves over, or takes
 # too much, is shared by the later ones.
 SHARES = (
-    (("simclr", "moco"), 0.66),
-    (("scan",), 0.17),
-    (("selflabel",), 0.17),
+    (("simclr", "moco"), 0.6),
+    (("scan",), 0.2),
+    (("selflabel",), 0.2),
 )
 MINING = "extract_features"
-START_UP = 4.0  # s that each of the four scripts takes before it does anything
+START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
+EXIT = 1.0  # s that Python takes to start and to end
 HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
 # Looks at all images without training that are still to come when a stage begins: for the mining,
-# to choose a head, for the reliable labels and, at the end of each stage, for the temperature.
+# to choose a head, for the reliable labels and, at the end of the last stage, for the temperature.
 LOOKS = {"simclr": 4, "moco": 4, "scan": 3, "selflabel": 2}
 LOOK = 0.2  # of the time of an epoch of training: two views, forward and backward
 FROZEN_LOOK = 0.5  # of an epoch that has no way backward
@@ -50,8 +52,9 @@ def fit_schedule(
 ) -> None:
     """Sets epochs and images per epoch so that the stage ends in its share of `config.minutes`.
 
-    The speed is measured on a copy of the model that is thrown away. Does nothing without
-    `minutes`, and nothing to a stage that goes on after an interruption.
+    The speed is measured on a copy of the model that is thrown away. The machine may become slower
+    afterwards, so the session is also told when training must end. Does nothing without `minutes`,
+    and nothing to a stage that goes on after an interruption.
 
     Args:
         config: a TrainingConfig; changed in place.
@@ -66,7 +69,9 @@ def fit_schedule(
         seconds = _measured(model, images, config, session, loss_of, rows_per_image)
     epoch_seconds = seconds * len(images)
     look = LOOK if all(p.requires_grad for p in model.parameters()) else FROZEN_LOOK
-    left = seconds_left(config, session, LOOKS[session.stage] * look * epoch_seconds)
+    looks = LOOKS[session.stage] + evidence_looks(len(images))
+    left = seconds_left(config, session, looks * look * epoch_seconds)
+    session.end_training_in(left)
     passes = left / epoch_seconds
     if getattr(config, "reliable_share", 0):  # which is a look every so many epochs
         passes /= 1 + look / config.refresh_epochs
@@ -116,7 +121,9 @@ def fit_head_epochs(
         wait_for(session.hardware.device)
         taken += 1
     epoch_seconds = steps * (time.monotonic() - started) / taken
-    affordable = HEADS_SHARE * seconds_left(config, session) / epoch_seconds
+    left = HEADS_SHARE * seconds_left(config, session)
+    session.end_training_in(left)
+    affordable = left / epoch_seconds
     config.head_epochs = min(config.head_epochs, max(1, int(affordable)))
 
 
@@ -131,8 +138,10 @@ def seconds_left(config: Any, session: TrainingSession, reserved: float = 0.0) -
     if place:
         earlier.append(MINING)
     stored = [read_json(session.files.config(script)) or {} for script in earlier]
-    spent = sum(stage.get("seconds", 0.0) for stage in stored) + session.seconds
-    left = 60 * config.minutes - START_UP * (len(SHARES) + 1) - spent - reserved
+    spent = sum(stage.get("seconds", 0.0) + EXIT for stage in stored if stage) + session.seconds
+    to_come = len(SHARES) - place - 1 + (place == 0)  # scripts, the mining among them
+    reserved += EXIT + to_come * (EXIT + max(START_UP, session.start_up))
+    left = 60 * config.minutes - spent - reserved
     shares = [share for _, share in SHARES[place:]]
     return left * shares[0] / sum(shares)
 

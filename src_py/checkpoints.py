@@ -79,6 +79,7 @@ def clustering_content(model: ClusteringModel, settings: DataSettings, temperatu
         "backbone": model.backbone.spec.as_dict(),
         "clusters": model.heads.clusters,
         "heads": model.heads.heads,
+        "normalized": model.heads.normalized,
         "weights": _weights(model),
     }
 
@@ -94,7 +95,10 @@ def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
     """The classifier in `path` and the rest of what the checkpoint holds."""
     content = load_checkpoint(path)
     backbone = build_backbone(spec_from_dict(content["backbone"]))
-    heads = ClusterHeads(backbone.feature_dim, content["clusters"], content["heads"])
+    content.setdefault("normalized", False)  # of a checkpoint from before k-means was a candidate
+    heads = ClusterHeads(
+        backbone.feature_dim, content["clusters"], content["heads"], content["normalized"]
+    )
     model = ClusteringModel(backbone, heads)
     model.load_state_dict(content.pop("weights"))
     content.setdefault("temperature", 1.0)  # of a checkpoint from before calibration
@@ -144,20 +148,24 @@ def made_from(files: RunFiles, stage: str) -> list[Path]:
 
 
 def choose_classifier(files: RunFiles) -> Path:
-    """selflabel.pt where it was made from scan.pt as that is now, and scan.pt where not.
+    """selflabel.pt where it was made from scan.pt as that is now and has not lost what that knew.
 
     Raises:
         UserError: naming the command to run when there is neither.
     """
     require(files, files.data, f"simclr.py {files.option}")
     scan = require(files, files.output("scan"), f"scan.py {files.option}")
-    if (
-        is_current(files, "selflabel", *made_from(files, "selflabel"))
-        and files.output("selflabel").exists()
-    ):
-        return files.output("selflabel")
-    print(f"selflabel.py has not been run on {scan}: using that")
-    return scan
+    self_labelled = files.output("selflabel")
+    if not (is_current(files, "selflabel", scan) and self_labelled.exists()):
+        print(f"selflabel.py has not been run on {scan}: using that")
+        return scan
+    record = read_json(files.config("selflabel")) or {}
+    # A record from before there was evidence has none: nothing then speaks against the last stage.
+    information = record.get("information", {"scan": 0.0, "selflabel": 0.0})
+    if record.get("kept") == "selflabel" and information["selflabel"] < information["scan"]:
+        print(f"{self_labelled} is worse than {scan} by evidence without labels: using {scan}")
+        return scan
+    return self_labelled
 
 
 def require_current_mining(files: RunFiles, pretext: Path) -> None:

@@ -261,18 +261,27 @@ class KeyQueue(nn.Module):
 class ClusterHeads(nn.Module):
     """Several linear cluster heads, computed as one: features (B, D) -> logits (heads, B, C)."""
 
-    def __init__(self, feature_dim: int, clusters: int, heads: int) -> None:
+    def __init__(
+        self, feature_dim: int, clusters: int, heads: int, normalized: bool = False
+    ) -> None:
+        """
+        Args:
+            normalized: whether the heads read the features at length 1, as k-means does.
+        """
         super().__init__()
         self.clusters = clusters
         self.heads = heads
+        self.normalized = normalized
         self.linear = nn.Linear(feature_dim, heads * clusters)
 
     def forward(self, features: Tensor) -> Tensor:
+        if self.normalized:
+            features = F.normalize(features, dim=1)
         return self.linear(features).unflatten(1, (self.heads, self.clusters)).movedim(1, 0)
 
     def keep(self, chosen: list[int]) -> "ClusterHeads":
         """A copy that has only the heads `chosen`, in that order."""
-        kept = ClusterHeads(self.linear.in_features, self.clusters, len(chosen))
+        kept = ClusterHeads(self.linear.in_features, self.clusters, len(chosen), self.normalized)
         kept.to(self.linear.weight.device)
         rows = torch.arange(self.heads * self.clusters).unflatten(0, (self.heads, self.clusters))
         rows = rows[chosen].flatten()

@@ -33,7 +33,7 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, chosen: range, se
             points.shape[1],
             heads.clusters,
             niter=25,
-            seed=seed + head,
+            seed=(seed + head) % 2**31,
             min_points_per_centroid=1,
             max_points_per_centroid=SAMPLE,
         )

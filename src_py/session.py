@@ -3,9 +3,9 @@
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from src_py.run_files import (
     write_table,
 )
 
+Batch = TypeVar("Batch")
+
 
 class Stateful(Protocol):
     """A model, an optimizer, or anything else that can be stored and restored."""
@@ -43,12 +45,18 @@ class TrainingSession:
     """
 
     def __init__(
-        self, config: Any, stage: str, hardware: Hardware, made_from: Sequence[Path] = ()
+        self,
+        config: Any,
+        stage: str,
+        hardware: Hardware,
+        made_from: Sequence[Path] = (),
+        started: float | None = None,
     ) -> None:
         """
         Args:
             config: the stage's TrainingConfig.
             made_from: files of earlier stages; when they change, the stage begins again.
+            started: when the script was, by time.monotonic(); its start-up counts as its time.
 
         Raises:
             UserError: when the stage was begun with other options and `restart` is not set.
@@ -59,7 +67,10 @@ class TrainingSession:
         self.hardware = hardware
         self.history: list[dict[str, float]] = []
         self._warned: set[str] = set()
-        self._started = time.monotonic()
+        self._started = time.monotonic() if started is None else started
+        self.start_up = self.seconds
+        self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
+        self._has_trained = False
         self._made_from = digest(*made_from)
         self._begins_again = config.restart or self._is_stale()
         self._asked: dict[str, Any] = {}
@@ -92,6 +103,25 @@ class TrainingSession:
     def seconds(self) -> float:
         """Since the stage was begun, without pauses between an interruption and its resume."""
         return time.monotonic() - self._started
+
+    @property
+    def time_used(self) -> float:
+        """Of what training may take, a fraction; 0 where no end has been set."""
+        if self._ends is None:
+            return 0.0
+        first, last = self._ends
+        return min(1.0, (self.seconds - first) / max(last - first, 1e-9))
+
+    def end_training_in(self, seconds: float) -> None:
+        """From now on; at least one step is trained."""
+        self._ends = (self.seconds, self.seconds + seconds)
+
+    def in_time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of an epoch, until the time is up."""
+        for batch in batches:
+            if self._has_trained and self.time_used >= 1:
+                return
+            yield batch
 
     def settle_options(self) -> None:
         """Takes over options that were decided after the start, before the first epoch."""
@@ -131,6 +161,9 @@ class TrainingSession:
                 self._sums, self._columns, self._steps, self._images = {}, {}, 0, 0
                 yield epoch
                 self._close_epoch(epoch, time.monotonic() - started)
+                if self.time_used >= 1 and epoch + 1 < total:
+                    self.say(f"{self.stage}: the time is up after {epoch + 1} of {total} epochs")
+                    return
                 if (
                     time.monotonic() - stored_at >= self.config.checkpoint_seconds
                     and epoch + 1 < total
@@ -140,6 +173,7 @@ class TrainingSession:
 
     def record(self, images: int, **values: Tensor | float) -> None:
         """Adds one step's values to the epoch's means. Tensors are read once an epoch, not now."""
+        self._has_trained = True
         self._steps += 1
         self._images += images
         for name, value in values.items():
@@ -170,13 +204,18 @@ class TrainingSession:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
-    def finish(self, content: dict) -> Path:
-        """Writes the stage's final checkpoint; the resumable state is then of no more use."""
+    def finish(self, content: dict, **facts: Any) -> Path:
+        """Writes the stage's final checkpoint; the resumable state is then of no more use.
+
+        Args:
+            facts: what else the stage's record tells of how it ended.
+        """
         path = self.files.output(self.stage)
         save_checkpoint(path, {"stage": self.stage, "config": self._options, **content})
         self.files.partial(self.stage).unlink(missing_ok=True)
         begun = read_json(self.files.config(self.stage))
-        write_json(self.files.config(self.stage), begun | {"seconds": round(self.seconds, 1)})
+        ended = {"seconds": round(self.seconds, 1), **facts}
+        write_json(self.files.config(self.stage), begun | ended)
         if self._writer:
             self._writer.close()
         return path
@@ -267,6 +306,7 @@ class TrainingSession:
             "images": self._images_per_epoch,
             "history": self.history,
             "seconds": self.seconds,
+            "ends": self._ends,
             "state": parts,
         }
         save_checkpoint(self.files.partial(self.stage), content)
@@ -289,6 +329,7 @@ class TrainingSession:
             part.load_state_dict(content["state"][name])
         self.history = content["history"]
         self._started -= content.get("seconds", 0.0)
+        self._ends = content.get("ends")
         self.say(f"{self.stage}: continuing after epoch {content['next_epoch']}")
         return content["next_epoch"]
 

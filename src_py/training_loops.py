@@ -23,7 +23,6 @@ from src_py.reliable import reliable_labels
 from src_py.session import Stateful, TrainingSession
 from src_py.transforms import Statistics, normalize, random_view, to_float
 
-HELD_OUT = 10  # one of so many images is not an anchor when heads are trained, but judges them
 FEWEST_HEAD_STEPS = 300  # a small set has few steps in an epoch
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
 FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
@@ -150,8 +149,8 @@ def _train_pretext(
     for epoch in epochs:
         generator = session.generator(epoch)
         batches = shuffled_batches(len(images), config.batch_size, generator, count)
-        for step, (_, batch) in enumerate(images.batches(batches)):
-            schedule.set(optimizer, epoch, step)
+        for step, (_, batch) in enumerate(session.in_time(images.batches(batches))):
+            schedule.set(optimizer, epoch, step, session.time_used)
             parts.descend(optimizer, partial(train_loss, generator), batch)
             after_step()
 
@@ -168,8 +167,16 @@ class PretextSchedule:
         self.epochs = config.epochs
         self.warmup = config.warmup_epochs / config.epochs
 
-    def set(self, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
-        progress = (epoch + step / self.steps) / self.epochs
+    def set(
+        self, optimizer: torch.optim.Optimizer, epoch: int, step: int, time_used: float
+    ) -> None:
+        """
+        Args:
+            time_used: of what the stage may take, a fraction. Where the machine has become slower
+                than the epochs were planned for, the clock is ahead of them and decides, so that
+                the rate is down when the time is up.
+        """
+        progress = max((epoch + step / self.steps) / self.epochs, time_used)
         for group in optimizer.param_groups:
             group["lr"] = self.peak * warmup_cosine(progress, self.warmup)
 
@@ -177,7 +184,7 @@ class PretextSchedule:
 def train_heads(
     features: Tensor, pairs: NeighborPairs, config: Any, session: TrainingSession
 ) -> ClusterHeads:
-    """Trains many cluster heads on stored features and keeps those of lowest held-out SCAN loss.
+    """Trains many cluster heads on stored features and keeps those of lowest SCAN loss.
 
     Takes seconds, where an epoch of the network takes minutes, and avoids what one unlucky
     initialisation costs.
@@ -191,8 +198,7 @@ def train_heads(
     heads.to(features.device)
     if config.prototypes:
         start_at_prototypes(heads, features, range(0, config.candidate_heads, 2), config.seed)
-    order = torch.randperm(len(features), generator=generator, device=generator.device)
-    held_out, trained = order.tensor_split([len(order) // HELD_OUT])
+    anchors = torch.arange(len(features), device=features.device)
     drawn_loss = partial(
         pairs.drawn_loss,
         features=features,
@@ -200,11 +206,11 @@ def train_heads(
         evenness=config.evenness,
     )
     batch_size = max(config.batch_size, 512)
-    steps = number_of_batches(len(trained), batch_size)
+    steps = number_of_batches(len(anchors), batch_size)
     trial, random = copy.deepcopy(heads), session.generator(epoch=-2)
 
     def try_step() -> None:
-        loss = drawn_loss(trial, anchors=trained[:batch_size], generator=random)
+        loss = drawn_loss(trial, anchors=anchors[:batch_size], generator=random)
         loss.total.sum().backward()
 
     config.head_epochs = max(config.head_epochs, math.ceil(FEWEST_HEAD_STEPS / steps))
@@ -212,21 +218,21 @@ def train_heads(
     session.settle_options()
     fit_heads(
         heads,
-        trained,
+        anchors,
         lambda anchors: drawn_loss(heads, anchors=anchors, generator=generator),
         generator,
         config.head_epochs,
         batch_size,
         config.head_learning_rate,
+        lambda: session.time_used >= 1,
     )
     with torch.no_grad():
         logits = heads(features)
-        totals = pairs.loss(logits, config.entropy_weight, config.evenness, held_out).total
+        totals = pairs.loss(logits, config.entropy_weight, config.evenness).total
     best = totals.argsort()[: config.heads].tolist()
     session.say(
         f"heads: {len(totals)} trained on the stored features for {config.head_epochs} epochs, "
-        f"held-out losses "
-        f"{totals.min():.3f} to {totals.max():.3f}, {len(best)} go on"
+        f"losses {totals.min():.3f} to {totals.max():.3f}, {len(best)} go on"
         + (f", {sum(h % 2 == 0 for h in best)} from prototypes" if config.prototypes else "")
     )
     return heads.keep(best)
@@ -240,15 +246,19 @@ def fit_heads(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains heads alone, with Adam.
 
     Args:
         anchors: (M,) int64, the rows that are trained on.
         loss_of: the loss of each head for a batch of anchors (B,).
+        is_late: whether to end, asked before each.
     """
     optimizer = torch.optim.Adam(heads.parameters(), lr=learning_rate)
     for _ in range(epochs):
+        if is_late():
+            return
         for batch in shuffled_batches(len(anchors), batch_size, generator):
             descend(optimizer, loss_of(anchors[batch]).total.sum())
 
@@ -315,7 +325,7 @@ def train_scan(
         anchors = shuffled_batches(len(images), config.batch_size, generator, count)
         # All drawn first, so that the views' random numbers do not depend on the kind of loader.
         rows = [torch.cat([a, pairs.draw(a, generator)]) for a in anchors]
-        for _, batch in images.batches(rows):
+        for _, batch in session.in_time(images.batches(rows)):
             train_loss = partial(pair_train_loss, generator, counts, totals)
             parts.descend(optimizer, train_loss, *batch.chunk(2))
             if config.ema_decay:
@@ -437,7 +447,7 @@ def train_self_label(
             share = config.reliable_share
             labels.reliable = reliable_labels(logits.softmax(dim=1), neighbors, share)
         order = shuffled_batches(len(images), config.batch_size, generator, count)
-        for rows, batch in images.batches(order):
+        for rows, batch in session.in_time(images.batches(order)):
             # With no pseudo-label there is nothing to learn from in a step. The fused optimizer
             # then leaves weights and moments as they are: every part that has one clears this.
             optimizer.found_inf = torch.ones((), device=hardware.device)

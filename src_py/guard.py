@@ -1,0 +1,172 @@
+"""Label-free evidence of how good clusters are, and what is kept by it.
+
+The evidence is the mutual information between the cluster of an image and that of one of its
+neighbors, in nats:
+
+    I = sum_ab P(a, b) log( P(a, b) / (P(a) P(b)) )
+
+with P(a, b) the share of neighbor pairs that fall into clusters a and b. It is SCAN's objective
+without a weight to choose: large where neighbors meet (consistency) and where clusters are many and
+even (entropy), at most log C, and 0 for a single cluster as for clusters drawn at random. It needs
+only who is in which cluster, so that k-means can be compared with a network.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src_py.augmentation import Augmentation
+from src_py.calibration import fit_temperature
+from src_py.hardware import Hardware
+from src_py.loaders import ImageLoader
+from src_py.models import ClusterHeads
+from src_py.transforms import Statistics, random_view
+
+# A network has left the features that the neighbors were found with, k-means has not: its clusters
+# agree less with these neighbors also where they are better. Below this share they are worse.
+LEAST_OF_KMEANS = 0.9
+KMEANS_SAMPLE = 20_000  # rows that k-means sees; its centers hardly move with more
+KMEANS_STARTS = 10
+EVIDENCE_PAIRS = 10_000  # of views, at most
+EVIDENCE_VIEWS = 3  # of each image and of a neighbor, at most
+EVIDENCE_BATCH = 512
+
+
+def pair_information(first: Tensor, second: Tensor, clusters: int) -> float:
+    """Mutual information of the clusters of pairs, in nats.
+
+    Args: first, second (M,) int64, the clusters of both sides of each pair.
+    """
+    counts = torch.bincount(first * clusters + second, minlength=clusters * clusters)
+    joint = (counts.double() / len(first)).view(clusters, clusters).cpu()
+    apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
+    return float(torch.xlogy(joint, joint / apart.clamp(min=1e-300)).sum())
+
+
+def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:
+    """The evidence for clusters of all images.
+
+    Args: assigned (N,) int64; neighbors (N, k) int64.
+    """
+    k, clusters = neighbors.shape[1], int(assigned.max()) + 1
+    return pair_information(assigned.repeat_interleave(k), assigned[neighbors].flatten(), clusters)
+
+
+@torch.no_grad()
+def view_information(
+    model: nn.Module,
+    images: ImageLoader,
+    neighbors: Tensor,
+    augmentation: Augmentation,
+    statistics: Statistics,
+    hardware: Hardware,
+    generator: torch.Generator,
+) -> float:
+    """The evidence on random views: clusters of a view of an image and of a view of a neighbor.
+
+    It compares two networks, neither of which sees the images as the neighbors were found with.
+
+    Args:
+        model: a classifier with one head.
+        neighbors: (N, k) int64 on the device.
+    """
+    model.eval()
+    device = neighbors.device
+    order = torch.randperm(len(neighbors), generator=generator, device=device)
+    anchors = order.repeat(EVIDENCE_VIEWS)[:EVIDENCE_PAIRS]
+    column = torch.randint(neighbors.shape[1], anchors.shape, generator=generator, device=device)
+    rows = torch.stack([anchors, neighbors[anchors, column]])  # (2, M)
+    found = []
+    for _, batch in images.batches(rows.flatten().split(EVIDENCE_BATCH)):
+        with hardware.autocast():
+            logits = model(random_view(batch, augmentation, generator, statistics))[0]
+        found.append(logits.argmax(dim=1))
+    first, second = torch.cat(found).view(2, -1)
+    return pair_information(first, second, model.heads.clusters)
+
+
+def evidence_looks(images: int) -> float:
+    """What view_information takes for two classifiers, in looks at all images."""
+    return 2 * 2 * min(EVIDENCE_PAIRS, EVIDENCE_VIEWS * images) / images
+
+
+def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -> ClusterHeads:
+    """K-means on the L2-normalised features, as a head that assigns an image to its center.
+
+    With z the normalised features and m_c the centers, logit_c is proportional to
+    -|z - m_c|^2, up to what all clusters share; its scale is the one at which the mean confidence
+    equals the share of neighbors that meet (calibration.fit_temperature).
+
+    Args: features (N, D) float32; neighbors (N, k) int64.
+    """
+    import faiss
+
+    unit = F.normalize(features, dim=1)
+    random = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(len(unit), generator=random)[:KMEANS_SAMPLE].to(unit.device)
+    kmeans = faiss.Kmeans(
+        unit.shape[1],
+        clusters,
+        niter=30,
+        nredo=KMEANS_STARTS,
+        seed=seed % 2**31,
+        min_points_per_centroid=1,
+        max_points_per_centroid=KMEANS_SAMPLE,
+    )
+    kmeans.train(np.ascontiguousarray(unit[sample].cpu().numpy()))
+    centers = torch.from_numpy(kmeans.centroids).to(unit)  # (C, D)
+    head = ClusterHeads(features.shape[1], clusters, heads=1, normalized=True).to(unit.device)
+    with torch.no_grad():
+        head.linear.weight.copy_(2 * centers)
+        head.linear.bias.copy_(-centers.square().sum(dim=1))
+        temperature = fit_temperature(head(features)[0].cpu(), neighbors.cpu())
+        head.linear.weight /= temperature
+        head.linear.bias /= temperature
+    return head
+
+
+def choose_scan_or_kmeans(
+    information: dict[str, float], guard: bool, say: Callable[[str], None]
+) -> str:
+    """'kmeans' where the evidence is clearly for it, else 'scan'.
+
+    Args:
+        information: nats, of both; see neighbor_information.
+        guard: whether k-means may be chosen.
+    """
+    scan, kmeans = information["scan"], information["kmeans"]
+    told = (
+        f"scan: its clusters tell {scan:.3f} nats of a neighbor's, those of k-means on the "
+        f"pretext's features {kmeans:.3f}"
+    )
+    if scan >= LEAST_OF_KMEANS * kmeans:
+        say(told)
+        return "scan"
+    say(f"{told}: warning: SCAN has lost what the features hold; lower --learning-rate or --epochs")
+    if guard:
+        say("scan: k-means is kept in its place (--no-guard keeps SCAN's)")
+    return "kmeans" if guard else "scan"
+
+
+def choose_by_views(information: dict[str, float], guard: bool, say: Callable[[str], None]) -> str:
+    """'scan' where self-labelling has lowered the evidence, else 'selflabel'.
+
+    Args:
+        information: nats, of both; see view_information.
+        guard: whether scan.py's classifier may be chosen.
+    """
+    scan, selflabel = information["scan"], information["selflabel"]
+    told = (
+        f"selflabel: in strong views, its clusters tell {selflabel:.3f} nats of a neighbor's, "
+        f"those that it was given {scan:.3f}"
+    )
+    if selflabel >= scan:
+        say(told)
+        return "selflabel"
+    say(f"{told}: warning: self-labelling has not helped; it may with fewer --epochs")
+    if guard:
+        say("selflabel: scan.py's classifier is kept (--no-guard keeps the self-labelled one)")
+    return "scan" if guard else "selflabel"
