@@ -16,7 +16,14 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
-from configs.presets import BEST_RECIPE, DEFAULT_PRESET, FOLDER_PRESET, PAPER_RECIPE, PRESETS
+from configs.presets import (
+    BEST_RECIPE,
+    DEFAULT_PRESET,
+    FOLDER_PRESET,
+    PAPER_RECIPE,
+    PRESETS,
+    SMALL_GREY_PRESET,
+)
 from src_py.errors import UserError
 from src_py.run_files import FREE_OPTIONS, RunFiles, read_json
 
@@ -143,6 +150,11 @@ def parse(config_class: type[Config], stage: str, description: str | None) -> Co
         defaults = _overlay(defaults, stored["config"])
     config = _run_tyro(defaults, arguments, description)
     config.run, config.preset, config.recipe = run, preset, recipe
+    if stage in FIRST_STAGES and preset == SMALL_GREY_PRESET and early.preset is None:
+        print(
+            f"images: small and grey, so --preset {SMALL_GREY_PRESET}: views without flip and "
+            f"colour (--preset {FOLDER_PRESET} takes those of photographs)"
+        )
     images = (read_json(RunFiles(run).data) or {}).get("settings", {})
     if config.data is None and images.get("source") == "folder":
         config.data = Path(images["root"])
@@ -175,7 +187,7 @@ def _choose_run(early: argparse.Namespace) -> tuple[str, str, str]:
         raise UserError(f"--run {run}: a run's name must be usable as a folder's name")
     stored = read_json(RunFiles(run).data)
     if stored is None:
-        preset = early.preset or (FOLDER_PRESET if early.data else DEFAULT_PRESET)
+        preset = early.preset or (_preset_of(early.data) if early.data else DEFAULT_PRESET)
         return run, preset, early.recipe or BEST_RECIPE
     stored.setdefault("recipe", early.recipe or BEST_RECIPE)  # of a run from before recipes
     for name in ("preset", "recipe"):
@@ -185,6 +197,14 @@ def _choose_run(early: argparse.Namespace) -> tuple[str, str, str]:
                 f"{getattr(early, name)}: choose another --run"
             )
     return run, stored["preset"], stored["recipe"]
+
+
+def _preset_of(folder: str) -> str:
+    """The preset for a folder of images that nobody has named one for."""
+    from src_py.image_files import are_small_and_grey
+
+    small_and_grey = are_small_and_grey(Path(folder).expanduser())
+    return SMALL_GREY_PRESET if small_and_grey else FOLDER_PRESET
 
 
 def _check_folder(run: str, early: argparse.Namespace, begins_again: bool) -> None:

@@ -153,3 +153,4 @@ PRESETS = {
 
 DEFAULT_PRESET = "digits"
 FOLDER_PRESET = "folder"
+SMALL_GREY_PRESET = "small_grey"  # for a folder of such images, unless another one is named

@@ -25,6 +25,10 @@ FORMATS = (
 )
 # fmt: on
 
+SMALL_SIDE = 64  # px; where images up to this side are grey, they are mostly signs, not photographs
+GREY_TOLERANCE = 8  # levels that the channels of a grey JPEG may differ by
+LOOKED_AT = 100  # images of a folder
+
 # One odd EXIF block in a hundred would otherwise bury a run's own messages.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -158,6 +162,27 @@ def read_shorter_side(path: Path) -> int:
             return min(image.size)
     except Exception as error:  # see _decode
         raise UnreadableImage(_reason(path, error)) from error
+
+
+def are_small_and_grey(root: Path) -> bool:
+    """Whether the images below `root` are small, and grey whatever the files say of their channels.
+
+    Judged by up to 100 of them, spread evenly; files that cannot be read are passed over. The first
+    large or coloured one ends it, so that a folder of photographs costs no more than its listing.
+    """
+    paths = find_images(root)
+    looked_at = 0
+    for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+        try:
+            if read_shorter_side(path) > SMALL_SIDE:
+                return False
+            pixels = read_image(path)  # (H, W, 3)
+        except UnreadableImage:
+            continue
+        if (pixels.max(axis=2).astype(int) - pixels.min(axis=2) > GREY_TOLERANCE).any():
+            return False
+        looked_at += 1
+    return looked_at > 0
 
 
 def _decode(
