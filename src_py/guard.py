@@ -122,10 +122,17 @@ def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -
     with torch.no_grad():
         head.linear.weight.copy_(2 * centers)
         head.linear.bias.copy_(-centers.square().sum(dim=1))
-        temperature = fit_temperature(head(features)[0].cpu(), neighbors.cpu())
-        head.linear.weight /= temperature
-        head.linear.bias /= temperature
+        # Features of a short pretext lie close together. In units of their spread, the scale that
+        # is looked for is of the order of 1.
+        _sharpen(head, 1 / (unit - unit.mean(dim=0)).square().sum(dim=1).mean().clamp(min=1e-9))
+        _sharpen(head, 1 / fit_temperature(head(features)[0].cpu(), neighbors.cpu()))
     return head
+
+
+def _sharpen(head: ClusterHeads, factor: Tensor | float) -> None:
+    """Multiplies the logits."""
+    head.linear.weight *= factor
+    head.linear.bias *= factor
 
 
 def choose_scan_or_kmeans(
