@@ -32,7 +32,8 @@ class AblationConfig(BaseConfig):
     simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"
     scan: str = ""  # options for scan.py
     selflabel: str = ""  # options for selflabel.py
-    pixels: bool = False  # also score k-means on pixels
+    pixels: bool = False  # also score k-means and a Gaussian mixture on the pixels
+    folder_labels: bool = False  # score an undivided folder by its first folder level
     out: Path | None = None  # where the results go (default: results/<run>)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ from configs.base_config import BaseConfig, require_at_least
 @dataclass
 class EvaluateConfig(BaseConfig):
     batch_size: int = 512  # images a step
-    pixels: bool = False  # also score k-means on the pixels themselves (slow for large sets)
+    pixels: bool = False
+    """also score k-means and PCA with a Gaussian mixture on the pixels (slow for large sets)"""
     folder_labels: bool = False  # take the first folder level of an undivided folder as classes
 
     def __post_init__(self) -> None:

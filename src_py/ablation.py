@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from configs.base_config import as_flag
 from configs.config_ablation import VARIANTS
 from configs.config_scan import ScanConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
@@ -59,7 +60,8 @@ def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
     labelling = _variant_options(config, setting, "label")
     if labelling:
         _run("label", ["--run", files.run, "--device", config.device, *labelling])
-    _run("evaluate", ["--run", files.run, *(["--pixels"] if config.pixels else [])])
+    flags = [flag for flag in ("pixels", "folder_labels") if getattr(config, flag)]
+    _run("evaluate", ["--run", files.run, *map(as_flag, flags)])
     _keep(files, pretext, out)
 
 

@@ -18,6 +18,7 @@ from src_py.metrics import (
     kmeans_clusters,
     majority_mapping,
     mapping_name,
+    mixture_clusters,
     neighbor_accuracy,
     save_confusion_picture,
     score,
@@ -77,12 +78,7 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
     if clusters is not None and all(split.labels for split in splits.values()):
         classes = len(splits["train"].labels[1])
         assigned = {name: dict(_assignments(split)) for name, split in splits.items()}
-        spaces = {"kmeans": lambda split: split.features}
-        if pixels:
-            spaces["kmeans_pixels"] = lambda split: _pixels(split.images)
-        for row, space in spaces.items():
-            train, *others = (space(split) for split in splits.values())
-            found = kmeans_clusters(train, others, clusters, seed, RESTARTS[row])
+        for row, found in _baselines(splits, clusters, seed, pixels).items():
             for name, clusters_of_split in zip(splits, found, strict=True):
                 assigned[name] = {row: clusters_of_split, **assigned[name]}
         for name, split in splits.items():
@@ -152,6 +148,20 @@ def save_confusion(
     path.parent.mkdir(parents=True, exist_ok=True)
     mapping = fit(clusters, labels, *counts)
     save_confusion_picture(path, clusters, labels, mapping, class_names, cluster_names)
+
+
+def _baselines(
+    splits: dict[str, Split], clusters: int, seed: int, pixels: bool
+) -> dict[str, list[np.ndarray]]:
+    """What SCAN is compared with: the clusters of every split, by the row of the table."""
+    train, *others = (split.features for split in splits.values())
+    found = {"kmeans": kmeans_clusters(train, others, clusters, seed, RESTARTS["kmeans"])}
+    if pixels:
+        train, *others = (_pixels(split.images) for split in splits.values())
+        restarts = RESTARTS["kmeans_pixels"]
+        found["kmeans_pixels"] = kmeans_clusters(train, others, clusters, seed, restarts)
+        found["mixture_pixels"] = mixture_clusters(train, others, clusters, seed)
+    return found
 
 
 def _number_of_clusters(splits: dict[str, Split]) -> int | None:
