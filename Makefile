@@ -36,7 +36,8 @@ clean:
 	rm -rf $(VENV) ckp logs out
 
 # The figures of the README: see ablation.py for what is kept of each run.
-.PHONY: cifar10 results-digits results-digits-long-tail results-fashion-mnist results-cifar10-cpu
+.PHONY: cifar10 results-digits results-parts results-side-by-side results-folder \
+    results-digits-long-tail results-fashion-mnist results-cifar10-cpu
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
 # make cifar10 DATA=<folder> RECIPE=best MINUTES=25
@@ -49,32 +50,50 @@ cifar10: $(VENV)/installed
 	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
 	    --simclr="--minutes $(MINUTES) --width $(WIDTH)" --pixels --out $(OUT)
 
-# Both recipes with five seeds, and what each part is worth.
+# The options of make demo with twenty seeds, on one thread and on two.
+TWENTY := 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19
 results-digits: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4
-	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --recipes best --seeds 0,1,2,3,4 \
-	    --variants moco,no-mutual,no-prototypes,no-heads-first,no-reliable,no-teacher
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --recipes best --seeds $(TWENTY)
+	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --preset digits --recipes best --seeds $(TWENTY) \
+	    --out results/digits-2-threads
+
+# Both recipes with five seeds, and what each part of the best one is worth.
+results-parts: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4 --out results/parts \
+	    --variants no-mutual,no-prototypes,no-heads-first,no-reliable,no-teacher
+
+# The setting in which the authors' code was run beside this one: digits in colour at 16 px, CIFAR-10's views.
+results-side-by-side: $(VENV)/installed
+	$(BIN)/python -m src_py.digit_folders split out/digits-tree
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data out/digits-tree \
+	    --recipes paper,best --seeds 0,1,2 --out results/side-by-side \
+	    --simclr="--image-size 16 --channels 3 --width 16 --epochs 20 --batch-size 128" \
+	    --scan="--epochs 10 --batch-size 128 --learning-rate 1e-3" \
+	    --selflabel="--epochs 10 --batch-size 250 --threshold 0.9 --learning-rate 1e-4"
+
+# A folder of the 1,797 digits, no preset named, beside a Gaussian mixture on their pixels.
+results-folder: $(VENV)/installed
+	$(BIN)/python -m src_py.digit_folders whole out/digits-png
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --data out/digits-png --recipes best --seeds 0,1,2 \
+	    --pixels --folder-labels --out results/digits-png
 
 # Digits of which the most frequent is ten times as frequent as the rarest; the test set is balanced.
 results-digits-long-tail: $(VENV)/installed
-	$(BIN)/python -m src_py.long_tail out/digits-long-tail
+	$(BIN)/python -m src_py.digit_folders long-tail out/digits-long-tail
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --data out/digits-long-tail --variants uneven,merged \
 	    --seeds 0,1,2 --simclr="--image-size 16" --out results/digits-long-tail
 
 # Both recipes on one thread of a CPU, the same schedule: 60,000 images at a quarter of the network's
-# width and 20 px. Features of so few epochs do not bear strong views.
+# width and 20 px.
 results-fashion-mnist: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset fashion_mnist --seeds 0,1 --pixels \
 	    --simclr="--width 16 --image-size 20 --epochs 2 --batch-size 128 $(DATA:%=--data %)" \
-	    --scan="--epochs 1 --images-per-epoch 30000 --augment.rand-augment-ops 1 --augment.cutout 4" \
-	    --selflabel="--epochs 1 --images-per-epoch 30000 --batch-size 128 --strong-augment.rand-augment-ops 1 \
-	        --strong-augment.cutout 4"
+	    --scan="--epochs 1 --images-per-epoch 30000" \
+	    --selflabel="--epochs 1 --images-per-epoch 30000 --batch-size 128"
 
-# Both recipes on one thread of a CPU within the same minutes, at a quarter of the width and 24 px:
+# On one thread of a CPU within thirty minutes, at a quarter of the width and half of the side:
 # make results-cifar10-cpu DATA=<folder with train/<class>/ and test/<class>/>
 results-cifar10-cpu: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --seeds 0,1 --pixels \
-	    --out results/cifar10-jpeg \
-	    --simclr="--minutes 30 --width 16 --image-size 24 --temperature 0.2" \
-	    --scan="--augment.rand-augment-ops 1 --augment.cutout 6" \
-	    --selflabel="--strong-augment.rand-augment-ops 1 --strong-augment.cutout 6"
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes best --seeds 0,1 \
+	    --pixels --out results/cifar10-jpeg \
+	    --simclr="--minutes 30 --width 16 --image-size 16 --temperature 0.2"

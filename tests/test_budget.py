@@ -1,35 +1,47 @@
 """A schedule that fits the minutes, whatever the speed."""
 
-import time
-
 import pytest
 import torch
 
+from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py import budget
+from src_py import budget, training_loops
 from src_py.hardware import choose_hardware
 from src_py.loaders import ResidentImages
+from src_py.models import BackboneSpec, ContrastiveModel
 from src_py.run_files import RunFiles, write_json
 from src_py.session import TrainingSession
+from tests.test_session import Clock
 
 IMAGES = 1000
+CPU = torch.device("cpu")
+
+
+def black_images(count):
+    return ResidentImages(torch.zeros(count, 1, 8, 8, dtype=torch.uint8), CPU)
 
 
 @pytest.fixture
-def fit(monkeypatch, tmp_path):
-    """The schedule of a configuration on a device that trains so many images a second."""
+def plan(monkeypatch, tmp_path):
+    """A session with its schedule, on a device that trains so many images a second."""
     monkeypatch.chdir(tmp_path)
-    images = ResidentImages(torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8), torch.device("cpu"))
 
-    def fit_at(speed, stage, config, model=None):
+    def plan_at(speed, stage, config, model=None):
         monkeypatch.setattr(budget, "_seconds_per_image", lambda *_: 1 / speed)
         session = TrainingSession(config, stage, choose_hardware("cpu"))
-        budget.fit_schedule(model or torch.nn.Linear(1, 1), images, config, session, None)
-        return config
+        model = model or torch.nn.Linear(1, 1)
+        budget.fit_schedule(model, black_images(IMAGES), config, session, None)
+        return session
 
-    return fit_at
+    return plan_at
+
+
+@pytest.fixture
+def fit(plan):
+    """The configuration that comes out."""
+    return lambda *arguments: plan(*arguments).config
 
 
 def test_without_minutes_nothing_changes(fit):
@@ -41,15 +53,17 @@ def test_a_fast_device_gets_more_epochs(fit):
     slow, fast = (
         fit(speed, "simclr", SimCLRConfig(run="mine", minutes=10)) for speed in (1_000, 10_000)
     )
-    # 0.66 of 10 minutes less the start-up of four scripts and four looks at all images.
-    assert slow.epochs == pytest.approx(385, abs=1) and fast.epochs == pytest.approx(3854, abs=10)
-    assert slow.epochs * slow.images_per_epoch <= 385 * 1_000 + slow.epochs
+    # 0.6 of 600 s less an exit (1 s), three more scripts (4 s each) and sixteen looks at all images
+    # (0.2 of an epoch each): four, and twelve for the evidence in views.
+    assert slow.epochs == pytest.approx(350, abs=1) and fast.epochs == pytest.approx(3520, abs=10)
+    assert slow.epochs * slow.images_per_epoch <= 351 * 1_000 + slow.epochs
 
 
 def test_less_than_an_epoch_becomes_a_part_of_one(fit):
-    config = fit(1, "simclr", SimCLRConfig(run="mine", minutes=30, batch_size=10, warmup_epochs=5))
-    # 0.66 of 1,784 s less four looks of 200 s.
-    assert config.epochs == 1 and config.images_per_epoch == pytest.approx(649, abs=2)
+    config = SimCLRConfig(run="mine", minutes=30, batch_size=10, warmup_epochs=5)
+    config = fit(2.5, "simclr", config)
+    # 0.6 of 1,800 s less 13 s for exits and scripts and sixteen looks of 80 s: 304.2 s.
+    assert config.epochs == 1 and config.images_per_epoch == pytest.approx(760, abs=2)
     assert config.warmup_epochs == 0
 
 
@@ -74,8 +88,8 @@ def test_a_frozen_backbone_is_looked_at_more_slowly_than_it_is_trained_on(fit):
         model = torch.nn.Linear(1, 1).requires_grad_(not frozen)
         config = fit(20, "scan", ScanConfig(run="mine", minutes=10), model)
         epochs.append(config.epochs * config.images_per_epoch / IMAGES)
-    # Three looks of 0.2 or 0.5 of an epoch; half of what is left is the stage's.
-    assert epochs[0] - epochs[1] == pytest.approx(0.45, abs=0.02)
+    # Fifteen looks of 0.2 or 0.5 of an epoch; half of what is left is the stage's.
+    assert epochs[0] - epochs[1] == pytest.approx(2.25, abs=0.02)
 
 
 def test_clustering_is_not_trained_beyond_the_preset(fit):
@@ -93,31 +107,153 @@ def test_a_stage_shares_what_the_earlier_ones_left(fit):
         spend("extract_features", mining)
         config = fit(50, "scan", ScanConfig(run="mine", minutes=10))
         seconds[mining] = config.epochs * config.images_per_epoch / 50
-    # Half of 600 - 16 - 120 or 600 - 16 - 520 seconds, less three looks at all images (12 s).
-    assert seconds == pytest.approx({20: 226, 420: 26}, abs=2)
+    # Half of 600 s less 122 or 522 s for the earlier scripts and their exits, 5 s for this exit and
+    # for the last script, and fifteen looks at all images (60 s).
+    assert seconds == pytest.approx({20: 206.5, 420: 6.5}, abs=1)
 
 
 def test_a_pretext_that_was_not_trained_leaves_its_time_to_the_others(fit):
     spend("simclr", 2)
-    assert fit(5, "scan", ScanConfig(run="mine", minutes=10)).epochs == 2  # with 0.17 of it: 1
+    # Of 592 s less fifteen looks of 20 s, 146 s are two epochs of 100 s; a fifth of it were one.
+    assert fit(10, "scan", ScanConfig(run="mine", minutes=10)).epochs == 2
 
 
 def test_looks_at_all_images_are_part_of_the_time(fit):
     plain = fit(100, "selflabel", SelfLabelConfig(run="mine", minutes=10))
     renewed = SelfLabelConfig(run="mine", minutes=10, reliable_share=0.5, refresh_epochs=1)
     renewed = fit(100, "selflabel", renewed)
-    # An epoch takes 10 s, a look 2 s: two always, and one after each epoch.
-    assert plain.epochs * plain.images_per_epoch == pytest.approx(58_000, abs=500)
-    assert renewed.epochs * renewed.images_per_epoch * 1.2 == pytest.approx(58_000, abs=500)
+    # An epoch takes 10 s, a look 2 s: fourteen always, and one after each epoch. An exit takes 1 s.
+    assert plain.epochs * plain.images_per_epoch == pytest.approx(57_100, abs=100)
+    assert renewed.epochs * renewed.images_per_epoch * 1.2 == pytest.approx(57_100, abs=100)
 
 
-@pytest.mark.parametrize(("minutes", "fewest", "most"), [(1000, 30, 30), (0.2, 1, 1)])
-def test_heads_leave_time_for_the_network(monkeypatch, tmp_path, minutes, fewest, most):
+def test_later_scripts_take_as_long_to_start_as_the_first_did(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    clock = Clock(monkeypatch)
+
+    def seconds_left(stage, start_up):
+        config = SimCLRConfig(run="mine", minutes=10)
+        started = clock.now - start_up
+        session = TrainingSession(config, stage, choose_hardware("cpu"), started=started)
+        clock.now += 20
+        return budget.seconds_left(config, session)
+
+    # Less 20 s, the start-up, an exit (1 s), and the later scripts, each at least 3 + 1 s.
+    assert seconds_left("simclr", 0) == pytest.approx(0.6 * (600 - 20 - 1 - 3 * 4))
+    assert seconds_left("simclr", 2) == pytest.approx(0.6 * (600 - 22 - 1 - 3 * 4))
+    assert seconds_left("simclr", 10) == pytest.approx(0.6 * (600 - 30 - 1 - 3 * 11))
+    assert seconds_left("scan", 10) == pytest.approx(0.5 * (600 - 30 - 1 - 11))
+    assert seconds_left("selflabel", 10) == pytest.approx(600 - 30 - 1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "config_class", "seconds"),
+    [
+        # An epoch takes 10 s, a look 2 s.
+        ("simclr", SimCLRConfig, 0.6 * (600 - 13 - 16 * 2)),
+        ("moco", MoCoConfig, 0.6 * (600 - 13 - 16 * 2)),
+        ("scan", ScanConfig, 0.5 * (600 - 5 - 15 * 2)),
+        ("selflabel", SelfLabelConfig, 600 - 1 - 14 * 2),
+    ],
+)
+def test_every_stage_has_a_deadline(monkeypatch, plan, stage, config_class, seconds):
+    clock = Clock(monkeypatch)
+    session = plan(100, stage, config_class(run="mine", minutes=10))
+    assert session.time_used == 0
+    clock.now += seconds / 2
+    assert session.time_used == pytest.approx(0.5)
+    trained = 0
+    for _ in session.epochs(1, 1):
+        for _ in session.in_time(range(1000)):
+            session.record(1, loss=0.0)
+            clock.now += 1
+            trained += 1
+    assert trained == pytest.approx(seconds / 2, abs=1)
+    assert session.time_used == 1
+
+
+def test_without_minutes_there_is_no_deadline(monkeypatch, plan):
+    clock = Clock(monkeypatch)
+    session = plan(100, "scan", ScanConfig(run="mine"))
+    clock.now += 1e6
+    assert session.time_used == 0
+
+
+class SlowImages(ResidentImages):
+    """Every batch takes its time."""
+
+    def __init__(self, images, clock, seconds_per_image):
+        super().__init__(images, CPU)
+        self.clock, self.seconds_per_image = clock, seconds_per_image
+
+    def batches(self, index_batches):
+        for indices, batch in super().batches(index_batches):
+            yield indices, batch
+            self.clock.now += self.seconds_per_image * len(indices)
+
+
+@pytest.mark.parametrize(("slowness", "is_cut_short"), [(1, False), (3, True)])
+def test_a_schedule_for_a_fast_machine_ends_in_time_on_a_slow_one(
+    monkeypatch, tmp_path, capsys, slowness, is_cut_short
+):
+    monkeypatch.chdir(tmp_path)
+    clock = Clock(monkeypatch)
+    second = 1 / 32  # an image; 64 of them are 2 s an epoch
+    monkeypatch.setattr(budget, "_seconds_per_image", lambda *_: second)
+    images = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
+    images = SlowImages(images, clock, slowness * second)
+    rates = []
+
+    class Schedule(training_loops.PretextSchedule):
+        def set(self, optimizer, *where):
+            super().set(optimizer, *where)
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(training_loops, "PretextSchedule", Schedule)
+    config = SimCLRConfig(run="mine", minutes=1, batch_size=16)
+    session = TrainingSession(config, "simclr", choose_hardware("cpu"))
+    model = ContrastiveModel(BackboneSpec(4, 1, small_stem=True), 16)
+    training_loops.train_simclr(model, images, ((0.5,), (0.25,)), config, session)
+    # 0.6 of 60 s less 13 s for exits and scripts and sixteen looks of 0.4 s.
+    left = 0.6 * (60 - 13 - 16 * 0.4)
+    assert config.epochs == 13
+    assert left - 1 <= session.seconds <= left + slowness * second * 16
+    assert rates[0] == max(rates) > 0 and rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.02 * rates[0]
+    assert ("the time is up" in capsys.readouterr().out) == is_cut_short
+    assert (len(session.history) < config.epochs) == is_cut_short
+
+
+@pytest.mark.parametrize(("minutes", "epochs"), [(1000, 30), (0.2, 10), (0.1, 1), (0.01, 1)])
+def test_heads_leave_time_for_the_network(monkeypatch, tmp_path, minutes, epochs):
+    monkeypatch.chdir(tmp_path)
+    clock = Clock(monkeypatch)
+
+    def step():
+        clock.now += 0.02
+
     config = ScanConfig(run="mine", minutes=minutes, head_epochs=30)
     session = TrainingSession(config, "scan", choose_hardware("cpu"))
-    budget.fit_head_epochs(config, session, lambda: time.sleep(0.01), steps=10)
-    assert fewest <= config.head_epochs <= most
+    budget.fit_head_epochs(config, session, step, steps=5)
+    # Measuring takes a hundredth of the minutes and a step before that. Of half of the minutes,
+    # less that and 5 s for this exit and the last script, 0.3 are 1.03 s for 0.2 minutes, and 0.13
+    # s for 0.1; an epoch takes 0.1 s.
+    assert session.seconds == pytest.approx(min(4, 0.6 * minutes) + 0.02, abs=0.03)
+    assert config.head_epochs == epochs
+
+
+def test_heads_alone_have_a_deadline(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    clock = Clock(monkeypatch)
+
+    def step():
+        clock.now += 1
+
+    session = TrainingSession(ScanConfig(run="mine", minutes=10), "scan", choose_hardware("cpu"))
+    budget.fit_head_epochs(session.config, session, step, steps=5)
+    assert session.seconds == 5 and session.time_used == 0  # four steps are measured, after one
+    clock.now += 0.3 * 0.5 * (600 - 5 - 5) / 2
+    assert session.time_used == pytest.approx(0.5)
 
 
 def test_a_short_schedule_shortens_the_memory_of_the_average(fit):
@@ -129,14 +265,14 @@ def test_a_short_schedule_shortens_the_memory_of_the_average(fit):
 
 def test_few_steps_become_more_by_smaller_batches(fit):
     config = fit(1_000, "simclr", SimCLRConfig(run="mine", minutes=10))
-    assert config.batch_size == 128  # 385 epochs of 1,000 images
+    assert config.batch_size == 128  # 351 epochs of 1,000 images
     assert fit(1e5, "simclr", SimCLRConfig(run="mine", minutes=10)).batch_size == 512
     assert fit(1_000, "selflabel", SelfLabelConfig(run="mine", minutes=10)).batch_size == 1000
 
 
 def test_the_measured_speed_leaves_the_model_alone(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    images = ResidentImages(torch.zeros(64, 1, 8, 8, dtype=torch.uint8), torch.device("cpu"))
+    images = black_images(64)
     model = torch.nn.BatchNorm2d(1)
     config = SimCLRConfig(run="mine", minutes=1, batch_size=16)
     session = TrainingSession(config, "simclr", choose_hardware("cpu"))

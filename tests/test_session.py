@@ -10,7 +10,7 @@ from torch import nn
 from src_py.checkpoints import load_checkpoint, save_checkpoint
 from src_py.errors import UserError
 from src_py.hardware import choose_hardware
-from src_py.run_files import RunFiles, write_atomically
+from src_py.run_files import RunFiles, read_json, write_atomically
 from src_py.session import TrainingSession
 
 
@@ -29,6 +29,14 @@ class Options:
     @property
     def files(self):
         return RunFiles(self.run)
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
 
 
 class Interrupted(Exception):
@@ -132,6 +140,101 @@ def test_an_interruption_before_the_first_stored_state_leaves_the_options_as_ask
     config = Options(epochs=3, minutes=1)  # as read back from the stored configuration
     TrainingSession(config, "scan", choose_hardware("cpu"))
     assert config.epochs == 9
+
+
+def test_what_a_script_took_before_its_session_counts(monkeypatch):
+    clock = Clock(monkeypatch)
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"), started=clock.now - 7)
+    assert session.start_up == session.seconds == 7
+    clock.now += 5
+    assert (session.start_up, session.seconds) == (7, 12)
+    assert TrainingSession(Options(), "scan", choose_hardware("cpu")).start_up == 0
+
+
+def train_by_the_clock(session, clock, epochs, steps, step_seconds):
+    """The epochs and the steps that an endless stage comes to in its time."""
+    trained = []
+    for epoch in session.epochs(epochs, steps, model=nn.Linear(1, 1)):
+        for step in session.in_time(range(steps)):
+            session.record(1, loss=0.0)
+            trained.append((epoch, step))
+            clock.now += step_seconds
+    return trained
+
+
+def test_without_a_deadline_every_batch_is_yielded(monkeypatch):
+    clock = Clock(monkeypatch)
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"))
+    trained = train_by_the_clock(session, clock, epochs=3, steps=4, step_seconds=1e6)
+    assert trained == [(epoch, step) for epoch in range(3) for step in range(4)]
+    assert session.time_used == 0
+
+
+def test_training_ends_at_its_deadline(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"), started=clock.now - 7)
+    clock.now += 3
+    session.end_training_in(50)
+    clock.now += 10
+    assert session.time_used == pytest.approx(0.2)
+    trained = train_by_the_clock(session, clock, epochs=9, steps=3, step_seconds=8)
+    # Begun after 10, 18, 26 | 34, 42 of the 50 s: the fifth is the last.
+    assert trained == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert session.time_used == 1
+    assert "scan: the time is up after 2 of 9 epochs" in capsys.readouterr().out
+    assert [row["epoch"] for row in session.history] == [1, 2]
+
+
+def test_the_last_planned_epoch_is_not_told_to_be_cut_short(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"))
+    session.end_training_in(4)
+    assert len(train_by_the_clock(session, clock, epochs=2, steps=2, step_seconds=1)) == 4
+    assert session.time_used == 1
+    assert "the time is up" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seconds", [0, -20])
+def test_a_late_stage_trains_one_step(monkeypatch, seconds):
+    clock = Clock(monkeypatch)
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"))
+    session.end_training_in(seconds)
+    clock.now += 0.5
+    assert session.time_used == 1
+    assert train_by_the_clock(session, clock, epochs=3, steps=4, step_seconds=1) == [(0, 0)]
+
+
+def test_a_resumed_stage_keeps_its_deadline(monkeypatch, capsys):
+    """A pause does not count, and neither is the time given again."""
+    clock = Clock(monkeypatch)
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"))
+    session.end_training_in(100)
+    with pytest.raises(Interrupted):
+        for epoch in session.epochs(9, 1, model=nn.Linear(1, 1)):
+            if epoch == 2:
+                raise Interrupted
+            session.record(1, loss=0.0)
+            clock.now += 30
+    clock.now += 5000
+    resumed = TrainingSession(Options(), "scan", choose_hardware("cpu"), started=clock.now - 5)
+    trained = train_by_the_clock(resumed, clock, epochs=9, steps=1, step_seconds=30)
+    # Two epochs took 60 s, the new start 5 s: steps begin after 65 and 95 of the 100 s.
+    assert trained == [(2, 0), (3, 0)]
+    assert "scan: the time is up after 4 of 9 epochs" in capsys.readouterr().out
+    assert resumed.seconds == 125
+
+
+def test_the_record_tells_how_a_stage_ended(monkeypatch):
+    clock = Clock(monkeypatch)
+    session = TrainingSession(Options(), "scan", choose_hardware("cpu"))
+    session.begin()
+    clock.now += 12.34
+    information = {"scan": 0.5, "kmeans": 0.75}
+    path = session.finish({"weights": {}}, kept="kmeans", information=information)
+    record = read_json(RunFiles("mine").config("scan"))
+    assert (record["kept"], record["information"]) == ("kmeans", information)
+    assert record["seconds"] == 12.3 and record["config"]["run"] == "mine"
+    assert load_checkpoint(path)["stage"] == "scan"
 
 
 def test_one_pretext_is_not_taken_for_the_other():
