@@ -20,7 +20,7 @@ class ScanConfig(TrainingConfig):
     where kinds are unequal, to 0.85 for ten to one"""
     heads: int = 1  # cluster heads that share the backbone; the one of lowest loss is kept
     head_epochs: int = 0
-    """passes over the stored features that train the heads alone, first; never fewer than 300
+    """passes over the stored features that train the heads alone, first; never fewer than 600
     steps, unless --minutes are short"""
     head_learning_rate: float = 1e-2  # of Adam in those passes
     candidate_heads: int = 50  # heads in those passes; the `heads` of lowest loss go on

@@ -23,7 +23,7 @@ from src_py.reliable import reliable_labels
 from src_py.session import Stateful, TrainingSession
 from src_py.transforms import Statistics, normalize, random_view, to_float
 
-FEWEST_HEAD_STEPS = 300  # a small set has few steps in an epoch
+FEWEST_HEAD_STEPS = 600  # a small set has few steps in an epoch; with 300 heads are not yet apart
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
 FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
 

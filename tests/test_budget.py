@@ -14,6 +14,7 @@ from src_py.models import BackboneSpec, ContrastiveModel
 from src_py.run_files import RunFiles, write_json
 from src_py.session import TrainingSession
 from tests.test_session import Clock
+from tests.test_training_loops import SlowImages
 
 IMAGES = 1000
 CPU = torch.device("cpu")
@@ -177,19 +178,6 @@ def test_without_minutes_there_is_no_deadline(monkeypatch, plan):
     session = plan(100, "scan", ScanConfig(run="mine"))
     clock.now += 1e6
     assert session.time_used == 0
-
-
-class SlowImages(ResidentImages):
-    """Every batch takes its time."""
-
-    def __init__(self, images, clock, seconds_per_image):
-        super().__init__(images, CPU)
-        self.clock, self.seconds_per_image = clock, seconds_per_image
-
-    def batches(self, index_batches):
-        for indices, batch in super().batches(index_batches):
-            yield indices, batch
-            self.clock.now += self.seconds_per_image * len(indices)
 
 
 @pytest.mark.parametrize(("slowness", "is_cut_short"), [(1, False), (3, True)])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from src_py import hardware as hardware_module
 from src_py.errors import UserError
 from src_py.hardware import choose_hardware, mix_seed
 
@@ -50,3 +51,49 @@ def test_compiling_changes_neither_outputs_nor_names():
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     inputs = torch.randn(4, 3)
     torch.testing.assert_close(compiled(inputs), plain(inputs))
+
+
+@pytest.fixture
+def processor(monkeypatch, tmp_path):
+    """A processor with these instructions, as Linux tells of it; None: it tells nothing."""
+
+    def be(amx, avx512_bf16, cpuinfo):
+        for name, value in (
+            ("_is_amx_tile_supported", amx),
+            ("_is_avx512_bf16_supported", avx512_bf16),
+        ):
+            monkeypatch.setattr(torch.cpu, name, lambda value=value: value, raising=False)
+        path = tmp_path / "cpuinfo"
+        if cpuinfo is not None:
+            path.write_bytes(cpuinfo)
+        monkeypatch.setattr(hardware_module, "Path", lambda asked: path)
+
+    return be
+
+
+AMD = b"processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 9B14\n"
+INTEL = b"processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon(R) \xae\n"
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "cpuinfo", "gains"),
+    [
+        (True, True, INTEL, True),
+        (True, True, None, True),
+        (False, True, AMD, True),
+        (False, True, INTEL, False),  # converting costs more than it gains
+        (False, False, AMD, False),  # emulated
+        (False, False, INTEL, False),
+        (False, True, None, False),  # not Linux
+    ],
+)
+def test_a_cpu_computes_bfloat16_where_that_is_faster(processor, amx, avx512_bf16, cpuinfo, gains):
+    processor(amx, avx512_bf16, cpuinfo)
+    assert hardware_module._cpu_gains_by_bfloat16() == gains
+    assert choose_hardware("cpu").precision == (torch.bfloat16 if gains else None)
+
+
+def test_a_torch_that_cannot_tell_computes_float32(monkeypatch):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not hardware_module._cpu_gains_by_bfloat16()

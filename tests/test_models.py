@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from src_py import torchvision_compat  # noqa: F401
+from src_py.checkpoints import clustering_content, load_clustering, save_checkpoint
+from src_py.datasets import DataSettings
 from src_py.models import (
     BackboneSpec,
     ClusterHeads,
@@ -98,3 +100,51 @@ def test_classifier_gives_logits_for_every_head():
     backbone = ResNet18(BackboneSpec(4, 3, small_stem=True))
     model = ClusteringModel(backbone, ClusterHeads(32, clusters=7, heads=2))
     assert model(torch.randn(3, 3, 16, 16)).shape == (2, 3, 7)
+
+
+def test_normalized_heads_read_the_direction_of_the_features_alone():
+    features = torch.randn(5, 6)
+    lengths = torch.tensor([[1e-3], [0.1], [1.0], [10.0], [1e3]])
+    heads = ClusterHeads(feature_dim=6, clusters=3, heads=4, normalized=True)
+    torch.testing.assert_close(heads(features * lengths), heads(features))
+    plain = ClusterHeads(feature_dim=6, clusters=3, heads=4)
+    plain.load_state_dict(heads.state_dict())
+    unit = features / features.square().sum(dim=1, keepdim=True).sqrt()
+    torch.testing.assert_close(heads(features), plain(unit))
+    assert not torch.allclose(plain(features * lengths), plain(features))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_kept_heads_read_the_features_as_before(normalized):
+    heads = ClusterHeads(feature_dim=6, clusters=3, heads=4, normalized=normalized)
+    features = 5 * torch.randn(5, 6)
+    kept = heads.keep([2])
+    assert kept.normalized == normalized
+    torch.testing.assert_close(kept(features), heads(features)[[2]])
+
+
+def stored(normalized):
+    """What a checkpoint of a classifier holds, images, and the classifier's logits of them."""
+    backbone = ResNet18(BackboneSpec(4, 3, small_stem=True))
+    model = ClusteringModel(backbone, ClusterHeads(32, 3, 2, normalized)).eval()
+    settings = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)
+    images = torch.randn(2, 3, 16, 16)
+    return clustering_content(model, settings, temperature=1.5), images, model(images)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_checkpoint_remembers_whether_heads_are_normalized(tmp_path, normalized):
+    content, images, logits = stored(normalized)
+    save_checkpoint(tmp_path / "scan.pt", content)
+    model, rest = load_clustering(tmp_path / "scan.pt")
+    assert model.heads.normalized == rest["normalized"] == normalized
+    torch.testing.assert_close(model.eval()(images), logits)
+
+
+def test_heads_of_an_older_checkpoint_are_not_normalized(tmp_path):
+    content, images, logits = stored(normalized=False)
+    del content["normalized"]
+    save_checkpoint(tmp_path / "scan.pt", content)
+    model, _ = load_clustering(tmp_path / "scan.pt")
+    assert not model.heads.normalized
+    torch.testing.assert_close(model.eval()(images), logits)

@@ -15,6 +15,7 @@ from src_py.loaders import ResidentImages
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.session import TrainingSession
+from tests.test_session import Clock
 
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 SPEC = BackboneSpec(width=4, channels=3, small_stem=True)
@@ -134,6 +135,45 @@ def test_heads_on_stored_features_find_separate_groups(prototypes):
     assert len({(int(g), int(f)) for g, f in zip(groups, found, strict=True)}) == 3
 
 
+def test_heads_alone_are_trained_on_all_images(monkeypatch):
+    """None is held out, and every epoch has each once."""
+    seen = []
+
+    class Pairs(NeighborPairs):
+        def drawn_loss(self, *arguments, anchors, **options):
+            seen.append(anchors)
+            return super().drawn_loss(*arguments, anchors=anchors, **options)
+
+    tiny = Tiny()
+    pairs = Pairs(tiny.pairs.neighbors, tiny.pairs.counts)
+    config = ScanConfig(run="tiny", clusters=3, candidate_heads=2, head_epochs=1)
+    features = torch.randn(tiny.size, 4)
+    training_loops.train_heads(features, pairs, config, session_for(config, "scan"))
+    assert len(seen) == training_loops.FEWEST_HEAD_STEPS  # of one batch an epoch
+    assert all(anchors.sort().values.equal(torch.arange(tiny.size)) for anchors in seen)
+
+
+def test_heads_alone_end_when_they_are_late(monkeypatch):
+    clock, taken = Clock(monkeypatch), []
+
+    class SlowerAndSlower(NeighborPairs):
+        def drawn_loss(self, *arguments, **options):
+            clock.now += 0.1 if len(taken) < 20 else 1.0
+            taken.append(clock.now)
+            return super().drawn_loss(*arguments, **options)
+
+    tiny = Tiny()
+    pairs = SlowerAndSlower(tiny.pairs.neighbors, tiny.pairs.counts)
+    config = ScanConfig(run="tiny", minutes=1, clusters=3, candidate_heads=2, head_epochs=1)
+    session = session_for(config, "scan")
+    begun = clock.now
+    training_loops.train_heads(torch.randn(tiny.size, 4), pairs, config, session)
+    # 0.7 s are measured; 0.3 of half of 60 s less that and 5 s are then planned for.
+    assert config.head_epochs == 81
+    assert clock.now - begun == pytest.approx(0.7 + 0.15 * 54.3, abs=1)
+    assert session.time_used == 1
+
+
 def test_scan_returns_the_moving_average_where_one_is_asked_for():
     config = ScanConfig(run="tiny", epochs=1, batch_size=8, heads=1, clusters=3, ema_decay=0.5)
     tiny, model = Tiny(), classifier(heads=1)
@@ -205,6 +245,109 @@ def test_cosine_schedule_rises_then_falls_to_zero():
     assert schedule[:11] == sorted(schedule[:11])
     assert schedule[10:] == sorted(schedule[10:], reverse=True)
     assert training_loops.warmup_cosine(0, 0) == 1
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_the_rate_follows_whichever_is_ahead_the_epochs_or_the_clock(warmup):
+    config = SimCLRConfig(
+        run="tiny", epochs=10, batch_size=8, learning_rate=64.0, warmup_epochs=warmup
+    )
+    schedule = training_loops.PretextSchedule(config, images=32)  # four steps an epoch
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.0)
+
+    def rate(epoch, step, time_used):
+        schedule.set(optimizer, epoch, step, time_used)
+        return optimizer.param_groups[0]["lr"]
+
+    peak = 64 * 8 / 512
+    assert rate(2, 2, 0.0) == rate(2, 2, 0.25) == rate(0, 0, 0.25) == rate(1, 3, 0.25)
+    assert rate(2, 2, 0.25) == pytest.approx(
+        peak * training_loops.warmup_cosine(0.25, warmup / config.epochs)
+    )
+    assert rate(5, 0, 0.4) == rate(5, 0, 0) > rate(5, 0, 0.6) == rate(6, 0, 0.6)
+    assert rate(3, 0, 1.0) == pytest.approx(0, abs=1e-9)
+    if warmup:
+        assert rate(0, 0, 0.1) == pytest.approx(peak / 2)  # the clock is ahead of a warm-up too
+
+
+class SlowImages(ResidentImages):
+    """Every image takes its time."""
+
+    def __init__(self, images, clock, seconds_per_image):
+        super().__init__(images, CPU)
+        self.clock, self.seconds_per_image = clock, seconds_per_image
+
+    def batches(self, index_batches):
+        for indices, batch in super().batches(index_batches):
+            yield indices, batch
+            self.clock.now += self.seconds_per_image * len(indices)
+
+
+def train_slowly(stage, monkeypatch, seconds, store_seconds=0, **options):
+    """Nine epochs of four steps are asked for; a step takes a second. Returns the session.
+
+    Args:
+        store_seconds: that a resumable state takes, of which there is one after every epoch.
+    """
+    clock, tiny = Clock(monkeypatch), Tiny()
+    images = SlowImages(tiny.images.images, clock, 1 / 16 if stage == "scan" else 1 / 8)
+    configs = {"simclr": SimCLRConfig, "moco": MoCoConfig, "scan": ScanConfig}
+    config = configs.get(stage, SelfLabelConfig)(
+        run="tiny", epochs=9, batch_size=8, checkpoint_seconds=0, **options
+    )
+    session = session_for(config, stage)
+
+    def store(*_):
+        clock.now += store_seconds
+
+    monkeypatch.setattr(session, "_store", store)
+    session.end_training_in(seconds)
+    if stage == "simclr":
+        model = ContrastiveModel(SPEC, 16)
+        training_loops.train_simclr(model, images, STATISTICS, config, session)
+    elif stage == "moco":
+        model = ContrastiveModel(SPEC, config.projection_dim)
+        training_loops.train_moco(model, images, STATISTICS, config, session)
+    elif stage == "scan":
+        model = classifier(config.clusters)
+        training_loops.train_scan(model, images, tiny.pairs, STATISTICS, config, session)
+    else:
+        model = classifier(heads=1)
+        training_loops.train_self_label(model, images, tiny.neighbors, STATISTICS, config, session)
+    return session
+
+
+STAGES = ("simclr", "moco", "scan", "selflabel")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_ends_by_the_clock(monkeypatch, capsys, stage):
+    session = train_slowly(stage, monkeypatch, seconds=6)
+    assert session.seconds == 6
+    assert [row["epoch"] for row in session.history] == [1, 2]
+    assert f"{stage}: the time is up after 2 of 9 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_late_stage_takes_one_step(monkeypatch, stage):
+    session = train_slowly(stage, monkeypatch, seconds=-5)
+    assert session.seconds == 1
+    assert [row["epoch"] for row in session.history] == [1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_time_may_be_up_between_two_epochs(monkeypatch, stage):
+    """An epoch of no step is none: it has no loss and no health to tell."""
+    session = train_slowly(stage, monkeypatch, seconds=6, store_seconds=3)
+    assert session.history[-1]["images_per_second"] > 0
+    assert all("loss" in row for row in session.history)
+
+
+def test_the_time_may_be_up_while_reliable_labels_are_found(monkeypatch):
+    # Looks from 0 to 4 s and from 8 to 12 s, training from 4 to 8 s.
+    options = {"reliable_share": 0.5, "refresh_epochs": 1}
+    session = train_slowly("selflabel", monkeypatch, seconds=10, **options)
+    assert all("loss" in row for row in session.history)
 
 
 def test_the_average_moves_by_one_minus_decay():
