@@ -1,6 +1,6 @@
 """What differs from one kind of images to the next, and nothing else."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from src_py.augmentation import Augmentation
@@ -49,9 +49,18 @@ BEST = {
 
 
 # Small grey images are mostly signs: strokes have no mirror image (2 and 5, 6 and 9 would meet) and
-# no colour. Views differ in place, size, slant and ink.
-STROKES = Augmentation(rotate=15, translate=0.12, zoom=0.15, shear=10, brightness=0.4, cutout=0.5)
-CLUSTER_STROKES = replace(STROKES, brightness=0.0, cutout=0.0)
+# no colour. Views differ in place, size and slant, and by blur and contrast in the pen's thickness.
+STROKES = Augmentation(
+    rotate=15,
+    translate=0.12,
+    zoom=0.15,
+    shear=10,
+    brightness=0.4,
+    contrast=0.4,
+    blur=0.3,
+    cutout=0.5,
+)
+CLUSTER_STROKES = Augmentation(rotate=15, translate=0.12, zoom=0.15, shear=10)
 WEAK_STROKES = Augmentation(rotate=5, translate=0.05, zoom=0.05)
 
 SMALL_GREY = {

@@ -81,7 +81,7 @@ def fit_schedule(
     if passes < least:
         session.say(
             f"{session.stage}: warning: of --minutes {config.minutes:g} {max(left, 0):.0f} s are "
-            f"left for training, too few for so many images: a single step is trained"
+            f"left for training, too few for so many images: no more than a single step is trained"
         )
     passes = max(passes, least)
     config.epochs = max(1, math.ceil(passes))

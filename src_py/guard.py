@@ -41,7 +41,7 @@ def pair_information(first: Tensor, second: Tensor, clusters: int) -> float:
     Args: first, second (M,) int64, the clusters of both sides of each pair.
     """
     counts = torch.bincount(first * clusters + second, minlength=clusters * clusters)
-    joint = (counts.double() / len(first)).view(clusters, clusters).cpu()
+    joint = counts.cpu().double().view(clusters, clusters) / len(first)  # MPS has no float64
     apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
     return float(torch.xlogy(joint, joint / apart.clamp(min=1e-300)).sum())
 

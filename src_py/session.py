@@ -70,7 +70,6 @@ class TrainingSession:
         self._started = time.monotonic() if started is None else started
         self.start_up = self.seconds
         self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
-        self._has_trained = False
         self._made_from = digest(*made_from)
         self._begins_again = config.restart or self._is_stale()
         self._asked: dict[str, Any] = {}
@@ -113,13 +112,13 @@ class TrainingSession:
         return min(1.0, (self.seconds - first) / max(last - first, 1e-9))
 
     def end_training_in(self, seconds: float) -> None:
-        """From now on; at least one step is trained."""
+        """From now on; at least one step of an epoch that has begun is trained."""
         self._ends = (self.seconds, self.seconds + seconds)
 
     def in_time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of an epoch, until the time is up."""
         for batch in batches:
-            if self._has_trained and self.time_used >= 1:
+            if self._steps and self.time_used >= 1:
                 return
             yield batch
 
@@ -173,7 +172,6 @@ class TrainingSession:
 
     def record(self, images: int, **values: Tensor | float) -> None:
         """Adds one step's values to the epoch's means. Tensors are read once an epoch, not now."""
-        self._has_trained = True
         self._steps += 1
         self._images += images
         for name, value in values.items():
@@ -195,7 +193,8 @@ class TrainingSession:
         self.say(f"{self.stage} epoch {epoch + 1}/{self.config.epochs}: {told}")
         warnings = health.warnings(self.stage)
         for kind, warning in warnings.items():
-            if kind not in self._warned or epoch + 1 == self.config.epochs:
+            is_last = epoch + 1 == self.config.epochs or self.time_used >= 1
+            if kind not in self._warned or is_last:
                 self.say(f"{self.stage}: warning: {warning}")
         self._warned |= set(warnings)
 

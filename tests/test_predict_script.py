@@ -10,11 +10,11 @@ import torch
 
 from configs.base_config import parse
 from configs.config_predict import PredictConfig
-from src_py.checkpoints import clustering_content, save_checkpoint
+from src_py.checkpoints import choose_classifier, clustering_content, digest, save_checkpoint
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.run_files import write_json
+from src_py.run_files import RunFiles, write_json
 from tests.conftest import PROJECT, write_image
 
 SETTINGS = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)
@@ -35,6 +35,29 @@ def predict(run_script, tmp_path):
     return lambda *arguments, **status: run_script(
         "predict.py", "--run", "mine", "photos", "--device", "cpu", *arguments, **status
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "used"),
+    [
+        ({}, "selflabel"),  # of an earlier version
+        ({"kept": "selflabel", "information": {"scan": 1.0, "selflabel": 1.1}}, "selflabel"),
+        ({"kept": "selflabel", "information": {"scan": 1.0, "selflabel": 1.0}}, "selflabel"),
+        ({"kept": "selflabel", "information": {"scan": 1.0, "selflabel": 0.9}}, "scan"),
+        # Then selflabel.pt is scan.py's classifier.
+        ({"kept": "scan", "information": {"scan": 1.0, "selflabel": 0.9}}, "selflabel"),
+    ],
+)
+def test_self_labelling_that_made_it_worse_is_not_used(monkeypatch, tmp_path, capsys, record, used):
+    monkeypatch.chdir(tmp_path)
+    files = RunFiles("mine")
+    write_json(files.data, {})
+    for stage in ("scan", "selflabel"):
+        files.output(stage).write_bytes(stage.encode())
+    write_json(files.config("selflabel"), {"made_from": digest(files.output("scan")), **record})
+    assert choose_classifier(files) == files.output(used)
+    worse = "ckp/mine/selflabel.pt is worse than ckp/mine/scan.pt by evidence without labels"
+    assert (worse in capsys.readouterr().out) == (used == "scan")
 
 
 def read_csv(path):
