@@ -96,8 +96,8 @@ GARMENT_VIEW = Augmentation(crop_scale=(0.3, 1.0), flip=0.5, brightness=0.4, con
 
 MNIST = {
     "simclr": {"epochs": 50, "temperature": 0.5, "width": 32, "augment": STROKES},
-    "scan": {"augment": STROKES},
-    "selflabel": {"epochs": 50, "weak_augment": WEAK_STROKES, "strong_augment": STROKES},
+    "scan": {"augment": CLUSTER_STROKES},
+    "selflabel": {"epochs": 50, "weak_augment": WEAK_STROKES, "strong_augment": CLUSTER_STROKES},
 }
 
 FASHION_MNIST = {

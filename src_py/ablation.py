@@ -98,6 +98,31 @@ def as_table(summary: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_headlines(name: str, summary: dict) -> list[str]:
+    """A row for each recipe of one set: ACC of k-means on the features, of scan and of selflabel.
+
+    On the test split, or on the training split where there is no other.
+
+    Args:
+        name: of the set's folder below results/.
+    """
+    rows = []
+    for recipe in (PAPER_RECIPE, BEST_RECIPE):
+        if recipe not in summary:
+            continue
+        scores = {
+            method: summary[recipe][method].get("test acc", summary[recipe][method]["train acc"])
+            for method in ("kmeans", "scan", "selflabel")
+        }
+        cells = [mean_and_spread(values) for values in scores.values()]
+        final = scores["selflabel"]
+        rows.append(
+            f"| [{name}](results/{name}/table.md) | {recipe} | {len(final)} "
+            f"| {' | '.join(cells)} | {min(final):.3f} |"
+        )
+    return rows
+
+
 def mean_and_spread(values: list[float] | None) -> str:
     """'0.968 ± 0.003'; without spread for one value, '' for none."""
     if not values:

@@ -4,8 +4,8 @@
     recommendation = recommend([study.examine(clusters, seeds=3) for clusters in range(2, 21)])
 
 For each number K, linear heads are trained on stored features several times over, each time on
-another random half of the images; of each time the head of lowest held-out SCAN loss is kept, as
-scan.py does. Three measures of what came out are independent enough to check each other: whether
+another random half of the images; of each time the head of lowest held-out SCAN loss is kept.
+Three measures of what came out are independent enough to check each other: whether
 neighbors meet (loss), whether another half finds the same (agreement), and whether the clusters
 lie apart (silhouette).
 """
