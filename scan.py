@@ -23,7 +23,7 @@ def main(config: ScanConfig) -> None:
         require_current_mining,
     )
     from src_py.cluster_labels import LABELS_FILE, set_aside
-    from src_py.guard import choose_scan_or_kmeans, kmeans_head, neighbor_information
+    from src_py.guard import balanced_information, choose_scan_or_kmeans, kmeans_head
     from src_py.hardware import choose_hardware
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.neighbor_pairs import NeighborPairs
@@ -69,15 +69,23 @@ def main(config: ScanConfig) -> None:
     trained = train_scan(model, images, pairs, statistics, config, session)
     best, logits = keep_best_head(trained, images, pairs, statistics, config, session)
 
-    kmeans = kmeans_head(features, pairs.neighbors, config.clusters, config.seed)
+    head = kmeans_head(features, pairs.neighbors, config.clusters, config.seed)
+    kmeans = hardware.place(ClusteringModel(load_contrastive(pretext).backbone, head))
+    candidates = {"scan": (best, logits), "kmeans": (kmeans, head(features)[0].detach())}
     evidence = {
-        "scan": neighbor_information(logits.argmax(dim=1), pairs.neighbors),
-        "kmeans": neighbor_information(kmeans(features)[0].argmax(dim=1), pairs.neighbors),
+        name: balanced_information(
+            *candidate,
+            images,
+            pairs.neighbors,
+            config.augment,
+            statistics,
+            hardware,
+            session.generator(epoch=-3),
+        )
+        for name, candidate in candidates.items()
     }
     kept = choose_scan_or_kmeans(evidence, config.guard, session.say)
-    if kept == "kmeans":
-        best = hardware.place(ClusteringModel(load_contrastive(pretext).backbone, kmeans))
-        logits = kmeans(features)[0].detach()
+    best, logits = candidates[kept]
     temperature = calibrate(logits, pairs.neighbors, session)
 
     content = clustering_content(best, settings, temperature)

@@ -30,6 +30,7 @@ HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on sto
 # Looks at all images without training that are still to come when a stage begins: for the mining,
 # to choose a head, for the reliable labels and, at the end of the last stage, for the temperature.
 LOOKS = {"simclr": 4, "moco": 4, "scan": 3, "selflabel": 2}
+EVIDENCES = {"simclr": 2, "moco": 2, "scan": 2, "selflabel": 1}  # that are still to be gathered
 LOOK = 0.2  # of the time of an epoch of training: two views, forward and backward
 FROZEN_LOOK = 0.5  # of an epoch that has no way backward
 MEASURED_SECONDS = 4.0  # at most
@@ -69,7 +70,7 @@ def fit_schedule(
         seconds = _measured(model, images, config, session, loss_of, rows_per_image)
     epoch_seconds = seconds * len(images)
     look = LOOK if all(p.requires_grad for p in model.parameters()) else FROZEN_LOOK
-    looks = LOOKS[session.stage] + evidence_looks(len(images))
+    looks = LOOKS[session.stage] + EVIDENCES[session.stage] * evidence_looks(len(images))
     left = seconds_left(config, session, looks * look * epoch_seconds)
     session.end_training_in(left)
     passes = left / epoch_seconds

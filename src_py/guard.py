@@ -11,6 +11,7 @@ even (entropy), at most log C, and 0 for a single cluster as for clusters drawn 
 only who is in which cluster, so that k-means can be compared with a network.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -25,9 +26,6 @@ from src_py.loaders import ImageLoader
 from src_py.models import ClusterHeads
 from src_py.transforms import Statistics, random_view
 
-# A network has left the features that the neighbors were found with, k-means has not: its clusters
-# agree less with these neighbors also where they are better. Below this share they are worse.
-LEAST_OF_KMEANS = 0.9
 KMEANS_SAMPLE = 20_000  # rows that k-means sees; its centers hardly move with more
 KMEANS_STARTS = 10
 EVIDENCE_PAIRS = 10_000  # of views, at most
@@ -93,6 +91,34 @@ def evidence_looks(images: int) -> float:
     return 2 * 2 * min(EVIDENCE_PAIRS, EVIDENCE_VIEWS * images) / images
 
 
+def balanced_information(
+    model: nn.Module,
+    logits: Tensor,
+    images: ImageLoader,
+    neighbors: Tensor,
+    augmentation: Augmentation,
+    statistics: Statistics,
+    hardware: Hardware,
+    generator: torch.Generator,
+) -> float:
+    """The geometric mean of the evidence on plain images and on strong views.
+
+    Plain images favour k-means, which works on the very features that the neighbors were found
+    with; strong views favour SCAN's network, which was trained on them. By ratios, what one side
+    gains by its favour it loses by the other's.
+
+    Args:
+        model: a classifier with one head.
+        logits: (N, C), the model's, of all images.
+        neighbors: (N, k) int64 on the device.
+    """
+    plain = neighbor_information(logits.argmax(dim=1), neighbors)
+    in_views = view_information(
+        model, images, neighbors, augmentation, statistics, hardware, generator
+    )
+    return math.sqrt(plain * in_views)
+
+
 def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -> ClusterHeads:
     """K-means on the L2-normalised features, as a head that assigns an image to its center.
 
@@ -138,10 +164,10 @@ def _sharpen(head: ClusterHeads, factor: Tensor | float) -> None:
 def choose_scan_or_kmeans(
     information: dict[str, float], guard: bool, say: Callable[[str], None]
 ) -> str:
-    """'kmeans' where the evidence is clearly for it, else 'scan'.
+    """'kmeans' where the evidence is for it, else 'scan'.
 
     Args:
-        information: nats, of both; see neighbor_information.
+        information: nats, of both; see balanced_information.
         guard: whether k-means may be chosen.
     """
     scan, kmeans = information["scan"], information["kmeans"]
@@ -149,7 +175,7 @@ def choose_scan_or_kmeans(
         f"scan: its clusters tell {scan:.3f} nats of a neighbor's, those of k-means on the "
         f"pretext's features {kmeans:.3f}"
     )
-    if scan >= LEAST_OF_KMEANS * kmeans:
+    if scan >= kmeans:
         say(told)
         return "scan"
     say(f"{told}: warning: SCAN has lost what the features hold; lower --learning-rate or --epochs")
