@@ -170,18 +170,15 @@ def choose_scan_or_kmeans(
         information: nats, of both; see balanced_information.
         guard: whether k-means may be chosen.
     """
-    scan, kmeans = information["scan"], information["kmeans"]
     told = (
-        f"scan: its clusters tell {scan:.3f} nats of a neighbor's, those of k-means on the "
-        f"pretext's features {kmeans:.3f}"
+        f"scan: its clusters tell {information['scan']:.3f} nats of a neighbor's, those of k-means "
+        f"on the pretext's features {information['kmeans']:.3f}"
     )
-    if scan >= kmeans:
+    if information["scan"] >= information["kmeans"]:
         say(told)
         return "scan"
     say(f"{told}: warning: SCAN has lost what the features hold; lower --learning-rate or --epochs")
-    if guard:
-        say("scan: k-means is kept in its place (--no-guard keeps SCAN's)")
-    return "kmeans" if guard else "scan"
+    return _guarded(("scan", "kmeans"), "k-means is kept in its place", guard, say)
 
 
 def choose_by_views(information: dict[str, float], guard: bool, say: Callable[[str], None]) -> str:
@@ -191,15 +188,21 @@ def choose_by_views(information: dict[str, float], guard: bool, say: Callable[[s
         information: nats, of both; see view_information.
         guard: whether scan.py's classifier may be chosen.
     """
-    scan, selflabel = information["scan"], information["selflabel"]
     told = (
-        f"selflabel: in strong views, its clusters tell {selflabel:.3f} nats of a neighbor's, "
-        f"those that it was given {scan:.3f}"
+        f"selflabel: in strong views, its clusters tell {information['selflabel']:.3f} nats of a "
+        f"neighbor's, those that it was given {information['scan']:.3f}"
     )
-    if selflabel >= scan:
+    if information["selflabel"] >= information["scan"]:
         say(told)
         return "selflabel"
     say(f"{told}: warning: self-labelling has not helped; it may with fewer --epochs")
-    if guard:
-        say("selflabel: scan.py's classifier is kept (--no-guard keeps the self-labelled one)")
-    return "scan" if guard else "selflabel"
+    return _guarded(("selflabel", "scan"), "scan.py's classifier is kept", guard, say)
+
+
+def _guarded(names: tuple[str, str], told: str, guard: bool, say: Callable[[str], None]) -> str:
+    """Of the names (trained, other), the other where the guard is on; says so."""
+    trained, other = names
+    if not guard:
+        return trained
+    say(f"{trained}: {told} (--no-guard keeps what was trained)")
+    return other
