@@ -319,7 +319,7 @@ def test_training_that_collapses_costs_no_clusters(run_script, photo_folder, tmp
     run_script("extract_features.py", *run, "--neighbors", "5", "--device", "cpu")
     few = ("--clusters", "4", "--head-epochs", "1", "--candidate-heads", "2", "--heads", "1")
     told = run_script("scan.py", *run, *few, *collapse).stdout
-    assert "k-means is kept in its place (--no-guard keeps SCAN's)" in told
+    assert "k-means is kept in its place (--no-guard keeps what was trained)" in told
 
     files = tmp_path / "ckp" / "mine"
     record = read_json(files / "scan.json")
@@ -333,7 +333,7 @@ def test_training_that_collapses_costs_no_clusters(run_script, photo_folder, tmp
 
     collapse += ("--ema-decay", "0")
     told = run_script("selflabel.py", *run, *collapse).stdout
-    assert "scan.py's classifier is kept (--no-guard keeps the self-labelled one)" in told
+    assert "scan.py's classifier is kept (--no-guard keeps what was trained)" in told
     record = read_json(files / "selflabel.json")
     assert record["kept"] == "scan"
     assert record["information"]["selflabel"] < record["information"]["scan"]
