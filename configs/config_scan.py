@@ -28,8 +28,8 @@ class ScanConfig(TrainingConfig):
     mutual: bool = False  # only draw neighbors that have the image among their own neighbors
     ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0: the last weights
     guard: bool = True
-    """keep k-means on the pretext's features where SCAN's clusters are clearly worse, by evidence
-    without labels"""
+    """keep k-means on the pretext's features where SCAN's clusters are worse, by evidence without
+    labels"""
     augment: Augmentation = STRONG_VIEW  # one strong view
 
     def __post_init__(self) -> None:

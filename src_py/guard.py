@@ -14,7 +14,6 @@ only who is in which cluster, so that k-means can be compared with a network.
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,10 +23,10 @@ from src_py.calibration import fit_temperature
 from src_py.hardware import Hardware
 from src_py.loaders import ImageLoader
 from src_py.models import ClusterHeads
+from src_py.prototypes import SAMPLE, kmeans_centers
 from src_py.transforms import Statistics, random_view
 
-KMEANS_SAMPLE = 20_000  # rows that k-means sees; its centers hardly move with more
-KMEANS_STARTS = 10
+KMEANS_ITERATIONS, KMEANS_STARTS = 30, 10
 EVIDENCE_PAIRS = 10_000  # of views, at most
 EVIDENCE_VIEWS = 3  # of each image and of a neighbor, at most
 EVIDENCE_BATCH = 512
@@ -128,22 +127,12 @@ def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -
 
     Args: features (N, D) float32; neighbors (N, k) int64.
     """
-    import faiss
-
     unit = F.normalize(features, dim=1)
     random = torch.Generator().manual_seed(seed)
-    sample = torch.randperm(len(unit), generator=random)[:KMEANS_SAMPLE].to(unit.device)
-    kmeans = faiss.Kmeans(
-        unit.shape[1],
-        clusters,
-        niter=30,
-        nredo=KMEANS_STARTS,
-        seed=seed % 2**31,
-        min_points_per_centroid=1,
-        max_points_per_centroid=KMEANS_SAMPLE,
-    )
-    kmeans.train(np.ascontiguousarray(unit[sample].cpu().numpy()))
-    centers = torch.from_numpy(kmeans.centroids).to(unit)  # (C, D)
+    sample = torch.randperm(len(unit), generator=random)[:SAMPLE].to(unit.device)
+    points = unit[sample].cpu().numpy()
+    found = kmeans_centers(points, clusters, seed, KMEANS_ITERATIONS, KMEANS_STARTS)
+    centers = torch.from_numpy(found).to(unit)  # (C, D)
     head = ClusterHeads(features.shape[1], clusters, heads=1, normalized=True).to(unit.device)
     with torch.no_grad():
         head.linear.weight.copy_(2 * centers)

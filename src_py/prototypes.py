@@ -1,5 +1,6 @@
 """Cluster heads that begin at the prototypes of k-means instead of at random."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,6 +8,25 @@ from src_py.models import ClusterHeads
 
 SAMPLE = 20_000  # rows that k-means sees; its prototypes hardly move with more
 SHARPNESS = 5.0  # logits per squared distance; features have a mean squared length of 1
+
+
+def kmeans_centers(
+    points: np.ndarray, clusters: int, seed: int, iterations: int, starts: int = 1
+) -> np.ndarray:
+    """(C, D) float32 centers of the points (M, D), at most SAMPLE of them; the best of `starts`."""
+    import faiss
+
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        clusters,
+        niter=iterations,
+        nredo=starts,
+        seed=seed % 2**31,  # a C int
+        min_points_per_centroid=1,
+        max_points_per_centroid=SAMPLE,
+    )
+    kmeans.train(np.ascontiguousarray(points))
+    return kmeans.centroids
 
 
 @torch.no_grad()
@@ -19,8 +39,6 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, chosen: range, se
     Args:
         features: (N, D) float32.
     """
-    import faiss
-
     shift = features.mean(dim=0)
     scale = (features - shift).square().sum(dim=1).mean().sqrt().clamp(min=1e-6)
     random = torch.Generator().manual_seed(seed)
@@ -29,15 +47,7 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, chosen: range, se
     weight = heads.linear.weight.unflatten(0, (heads.heads, heads.clusters))
     bias = heads.linear.bias.unflatten(0, (heads.heads, heads.clusters))
     for head in chosen:
-        kmeans = faiss.Kmeans(
-            points.shape[1],
-            heads.clusters,
-            niter=25,
-            seed=(seed + head) % 2**31,
-            min_points_per_centroid=1,
-            max_points_per_centroid=SAMPLE,
-        )
-        kmeans.train(points)
-        prototypes = torch.from_numpy(kmeans.centroids).to(features)  # (C, D)
+        found = kmeans_centers(points, heads.clusters, seed + head, iterations=25)
+        prototypes = torch.from_numpy(found).to(features)  # (C, D)
         weight[head] = 2 * SHARPNESS * prototypes / scale
         bias[head] = -SHARPNESS * prototypes.square().sum(dim=1) - weight[head] @ shift
