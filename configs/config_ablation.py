@@ -15,6 +15,7 @@ VARIANTS = {
     "uneven": {"scan": ["--evenness", "0.85"]},
     "merged": {"scan": ["--clusters", "{twice}"], "label": ["--merge-to", "{clusters}"]},
     "no-mutual": {"scan": ["--no-mutual"]},
+    "strong-neighbors": {"scan": ["--no-plain-neighbors"]},
     "no-prototypes": {"scan": ["--no-prototypes"]},
     "no-heads-first": {"scan": ["--no-prototypes", "--head-epochs", "0"]},
     "no-reliable": {"selflabel": ["--reliable-share", "0"]},
@@ -26,8 +27,8 @@ VARIANTS = {
 class AblationConfig(BaseConfig):
     recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
     variants: str = ""
-    """of the recipe best: moco, uneven, merged, no-mutual, no-prototypes, no-heads-first,
-    no-reliable, no-teacher; separated by commas"""
+    """of the recipe best: moco, uneven, merged, no-mutual, strong-neighbors, no-prototypes,
+    no-heads-first, no-reliable, no-teacher; separated by commas"""
     seeds: str = "0,1,2"  # separated by commas
     simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"
     scan: str = ""  # options for scan.py

@@ -347,7 +347,12 @@ def pair_loss(
     Args:
         batch: (2B, C, S, S) uint8, the anchors and then a neighbor of each.
     """
-    views = random_view(batch, config.augment, generator, statistics)
+    if config.plain_neighbors:
+        anchors, neighbors = batch.chunk(2)
+        strong = random_view(anchors, config.augment, generator, statistics)
+        views = torch.cat([strong, normalize(to_float(neighbors), *statistics)])
+    else:
+        views = random_view(batch, config.augment, generator, statistics)
     with hardware.autocast():
         logits = model(views)  # (H, 2B, C)
     anchor_logits, neighbor_logits = logits.chunk(2, dim=1)

@@ -66,6 +66,7 @@ def test_the_paper_recipe_adds_nothing(command_line):
     scan, paper = (command_line("scan", "--recipe", recipe) for recipe in ("best", "paper"))
     assert scan.mutual and scan.prototypes and scan.head_epochs == BEST["scan"]["head_epochs"]
     assert not (paper.mutual or paper.prototypes or paper.head_epochs or paper.ema_decay)
+    assert not paper.plain_neighbors
     paper = command_line("selflabel", "--recipe", "paper")
     assert not (paper.ema_decay or paper.reliable_share)
 

@@ -15,6 +15,7 @@ from src_py.loaders import ResidentImages
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.session import TrainingSession
+from src_py.transforms import normalize, to_float
 from tests.test_session import Clock
 
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
@@ -105,6 +106,22 @@ def test_scan_trains_every_head_and_the_backbone(batch_size, heads):
         model, tiny.images, tiny.pairs, STATISTICS, config, session
     )
     assert best.heads.heads == 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_plain_neighbor_is_seen_as_it_is_and_its_image_in_a_strong_view(plain):
+    tiny, seen = Tiny(), []
+    model = classifier()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    _, pairs = next(tiny.images.batches([torch.arange(8)]))
+    config = ScanConfig(run="tiny", plain_neighbors=plain)
+    generator = torch.Generator().manual_seed(0)
+    hardware = choose_hardware("cpu")
+    training_loops.pair_loss(model, pairs, STATISTICS, config, generator, hardware)
+    images = normalize(to_float(pairs), *STATISTICS)
+    changed = (seen[0] != images).flatten(1).any(dim=1)
+    assert changed[:4].all()  # the anchors
+    assert changed[4:].any() == (not plain)
 
 
 def test_the_head_of_lowest_loss_is_kept():
