@@ -26,8 +26,7 @@ class ScanConfig(TrainingConfig):
     candidate_heads: int = 50  # heads in those passes; the `heads` of lowest loss go on
     prototypes: bool = False  # begin every second candidate head at the prototypes of k-means
     mutual: bool = False  # only draw neighbors that have the image among their own neighbors
-    plain_neighbors: bool = False
-    """show the neighbor as it is, and only the image in a strong view"""
+    plain_neighbors: bool = False  # show the neighbor as it is, only the image in a strong view
     ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0: the last weights
     guard: bool = True
     """keep k-means on the pretext's features where SCAN's clusters are worse, by evidence without

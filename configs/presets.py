@@ -93,7 +93,7 @@ SMALL_GREY = {
     },
 }
 # From heads that are trained already, a gentler network training does more, and in fewer epochs.
-# Views of strokes are close to the image: there is nothing to gain from neighbors as they are.
+# Plain neighbors have not been tried with these views, which are milder than SCAN's strong one.
 SMALL_GREY_BEST = {
     "scan": {"epochs": 10, "learning_rate": 3e-4, "plain_neighbors": False},
     "selflabel": {"epochs": 10, "learning_rate": 3e-4},

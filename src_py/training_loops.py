@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src_py.augmentation import PLAIN_VIEW
 from src_py.budget import fit_head_epochs, fit_schedule
 from src_py.calibration import fit_temperature
 from src_py.hardware import Hardware
@@ -344,13 +345,16 @@ def pair_loss(
 ) -> tuple[ScanLoss, Tensor]:
     """The SCAN loss of every head, and the anchors' logits (H, B, C).
 
+    Both sides are seen in strong views, as published; with `plain_neighbors` the neighbor is not.
+
     Args:
         batch: (2B, C, S, S) uint8, the anchors and then a neighbor of each.
     """
     if config.plain_neighbors:
         anchors, neighbors = batch.chunk(2)
         strong = random_view(anchors, config.augment, generator, statistics)
-        views = torch.cat([strong, normalize(to_float(neighbors), *statistics)])
+        plain = random_view(neighbors, PLAIN_VIEW, generator, statistics)
+        views = torch.cat([strong, plain])
     else:
         views = random_view(batch, config.augment, generator, statistics)
     with hardware.autocast():
