@@ -10,8 +10,8 @@ and results/<run>/table.md; <run> is the folder's or the preset's name.
 
 from pathlib import Path
 
-from configs.base_config import run_script
 from configs.config_ablation import AblationConfig
+from src_py.options import run_script
 
 
 def main(config: AblationConfig) -> None:

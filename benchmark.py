@@ -8,13 +8,15 @@ Two views of an image, or an image and its neighbor, count as two images. Random
 the images: speed does not depend on what they show. Prints a table; writes results/benchmark.json.
 """
 
-from configs.base_config import run_script
+from dataclasses import replace
+
 from configs.config_benchmark import BenchmarkConfig
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_predict import PredictConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
+from src_py.options import run_script
 
 STAGE_CONFIGS = {
     "pretext": SimCLRConfig(run="benchmark"),
@@ -24,6 +26,7 @@ STAGE_CONFIGS = {
     "predict": PredictConfig(run="benchmark"),
 }
 CIFAR10_IMAGES = 50_000
+QUICK = {"stage": "all", "widths": "16", "sizes": "10000", "rounds": 3, "seconds": 2.5}
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -37,6 +40,7 @@ def main(config: BenchmarkConfig) -> None:
     result = {"hardware": str(hardware), "versions": versions(), "network": {}, "mining": {}}
     stages = ("pretext", "scan", "selflabel", "extraction", "predict")
     if config.quick:
+        config = replace(config, **QUICK)
         stages = ("pretext",)
     elif config.stage != "all":
         stages = tuple(stage for stage in stages if stage == config.stage)

@@ -8,8 +8,8 @@ logs/<run>/choose_clusters.csv and choose_clusters.png.
 Next: python scan.py --run <run> --clusters K
 """
 
-from configs.base_config import run_script
 from configs.config_choose_clusters import ChooseClustersConfig
+from src_py.options import run_script
 
 COLUMNS = "{:>4}  {:>13}  {:>9}  {:>10}  {:>16}"
 
@@ -21,19 +21,13 @@ def main(config: ChooseClustersConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import require, require_current_mining
     from src_py.cluster_number import ClusterNumberStudy, recommend, save_plot
     from src_py.hardware import choose_hardware
     from src_py.neighbor_pairs import NeighborPairs
     from src_py.run_files import write_table
 
     files = config.files
-    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
-    mining = f"extract_features.py {files.option}"
-    features_file = require(files, files.features, mining)
-    neighbors_file = require(files, files.neighbors, mining)
-    require_current_mining(files, pretext)
-
+    _, features_file, neighbors_file = files.inputs("scan")
     device = choose_hardware(config.device).device
     features = torch.from_numpy(np.load(features_file)).to(device)  # (N, D)
     pairs = NeighborPairs.of(np.load(neighbors_file), device, mutual=True)

@@ -9,10 +9,8 @@ confusion.png and contact_sheet.png.
 
 from pathlib import Path
 
-from configs.base_config import run_script
 from configs.config_evaluate import EvaluateConfig
-
-STAGES = ("scan", "selflabel")
+from src_py.options import run_script
 
 
 def main(config: EvaluateConfig) -> None:
@@ -21,12 +19,9 @@ def main(config: EvaluateConfig) -> None:
 
     from src_py import evaluation
     from src_py.checkpoints import (
-        is_current,
         load_cluster_labels,
         load_clustering,
         load_contrastive,
-        made_from,
-        require,
     )
     from src_py.cluster_labels import LABELS_FILE
     from src_py.gallery import save_contact_sheet
@@ -34,17 +29,18 @@ def main(config: EvaluateConfig) -> None:
     from src_py.labels import load_labels
     from src_py.run_data import load_settings, open_split, require_rows
     from src_py.run_files import write_json
+    from src_py.stages import CLASSIFIERS
 
     files = config.files
     settings = load_settings(files)
     root = None if settings.root is None else Path(settings.root)
-    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
+    pretext = files.require(files.output("simclr"), "simclr")
     hardware = choose_hardware(config.device)
     encoder = hardware.place(load_contrastive(pretext).backbone)
     classifiers = {
         stage: load_clustering(files.output(stage))
-        for stage in STAGES
-        if files.output(stage).exists() and is_current(files, stage, *made_from(files, stage))
+        for stage in CLASSIFIERS
+        if files.is_current(stage)
     }
     cluster_labels = {
         stage: load_cluster_labels(files, content["clusters"])
@@ -56,7 +52,7 @@ def main(config: EvaluateConfig) -> None:
         opened = open_split(files, settings, split, hardware, config.loading)
         if opened is None:
             continue
-        compute = evaluation.Computation(opened.loader, settings, hardware, config.batch_size)
+        compute = evaluation.Computation(opened.loader, hardware, config.batch_size)
         splits[split] = evaluation.Split(
             images=opened.loader,
             labels=load_labels(settings.source, root, split, opened.names, config.folder_labels),
@@ -69,7 +65,7 @@ def main(config: EvaluateConfig) -> None:
             },
         )
 
-        if split == "train" and is_current(files, "extract_features", pretext):
+        if split == "train" and files.is_current("extract_features"):
             require_rows(files, opened.names)
             splits[split].neighbors = np.load(files.neighbors)
 

@@ -8,8 +8,8 @@ model card that says what the model is and how it is called. Pixels go in, proba
 normalisation and softmax are inside.
 """
 
-from configs.base_config import run_script
 from configs.config_export import ExportConfig
+from src_py.options import run_script
 
 
 def main(config: ExportConfig) -> None:

@@ -9,9 +9,9 @@ Next: python scan.py --run <run>
 
 import time
 
-from configs.base_config import STARTED, run_script
 from configs.config_extract_features import ExtractFeaturesConfig
 from src_py.errors import UserError
+from src_py.options import STARTED, run_script
 
 
 def main(config: ExtractFeaturesConfig) -> None:
@@ -19,16 +19,16 @@ def main(config: ExtractFeaturesConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import digest, load_contrastive, require
+    from src_py.checkpoints import load_contrastive
     from src_py.hardware import choose_hardware
+    from src_py.inference import infer
     from src_py.neighbors import find_neighbors, neighbor_statistics
     from src_py.run_data import load_settings, open_split
-    from src_py.run_files import as_plain, write_array, write_json, write_table
-    from src_py.training_loops import infer
+    from src_py.run_files import hashes, recorded, write_array, write_json, write_table
 
     files = config.files
     settings = load_settings(files)
-    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
+    (pretext,) = files.inputs("extract_features")
     hardware = choose_hardware(config.device)
     model = hardware.place(load_contrastive(pretext))
     images = open_split(files, settings, "train", hardware, config.loading)
@@ -38,8 +38,7 @@ def main(config: ExtractFeaturesConfig) -> None:
             f"--neighbors {config.neighbors}: must be below the number of images, "
             f"{len(images.names)}"
         )
-    statistics = (settings.mean, settings.std)
-    batches = infer(model.backbone, images.loader, statistics, hardware, config.batch_size)
+    batches = infer(model.backbone, images.loader, hardware, config.batch_size)
     features = torch.cat(list(batches))  # (N, D)
     print(f"features: {features.shape[0]} x {features.shape[1]}")
 
@@ -56,7 +55,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     write_array(files.features, features.cpu().numpy())
     write_array(files.neighbors, neighbors.astype(np.int64))
     write_table(files.rows, ("row", "path"), enumerate(images.names))
-    made = {"made_from": digest(pretext), "config": as_plain(config)}
+    made = {"made_from": hashes([pretext]), "config": recorded(config)}
     made["seconds"] = round(time.monotonic() - STARTED, 1)
     write_json(files.config("extract_features"), made)
     print(f"{files.neighbors} written; next: python scan.py {files.option}")

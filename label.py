@@ -10,8 +10,8 @@ weights stay as they are. An entry is taken back by deleting its line from the f
 
 from typing import TYPE_CHECKING
 
-from configs.base_config import run_script
 from configs.config_label import LabelConfig
+from src_py.options import run_script
 
 if TYPE_CHECKING:
     from src_py.cluster_labels import ClusterLabels
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(config: LabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import load_checkpoint, load_cluster_labels, require
+    from src_py.checkpoints import load_checkpoint, load_cluster_labels
     from src_py.cluster_labels import LABELS_FILE
     from src_py.errors import UserError
 
@@ -27,7 +27,7 @@ def main(config: LabelConfig) -> None:
     if not (groups or names or config.merge_to or config.show):
         raise UserError("nothing to do: give --merge 3,7, --merge-to 10, --name 3=cat, or --show")
     files = config.files
-    scan = require(files, files.output("scan"), f"scan.py {files.option}")
+    scan = files.require(files.output("scan"), "scan")
     labels = load_cluster_labels(files, load_checkpoint(scan)["clusters"])
     # Names after groups: --merge 3,7 --name 7=cat names both.
     for group in groups:

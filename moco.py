@@ -5,9 +5,9 @@
 Leaves ckp/<run>/pretext.pt, as simclr.py does. Next: python extract_features.py --run <run>
 """
 
-from configs.base_config import STARTED, run_script
 from configs.config_moco import MoCoConfig
 from configs.presets import PRESETS
+from src_py.options import STARTED, run_script
 
 
 def main(config: MoCoConfig) -> None:
@@ -30,9 +30,11 @@ def main(config: MoCoConfig) -> None:
 
     torch.manual_seed(config.seed)
     spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
-    model = hardware.place(ContrastiveModel(spec, config.projection_dim), config.compile)
+    model = ContrastiveModel(spec, config.projection_dim)
+    model.backbone.set_statistics(settings.mean, settings.std)
+    hardware.place(model, config.compile)
 
-    train_moco(model, images, (settings.mean, settings.std), config, session)
+    train_moco(model, images, config, session)
 
     path = session.finish(contrastive_content(model))
     print(f"{path} written; next: python extract_features.py {config.files.option}")

@@ -13,8 +13,8 @@ Names and merged clusters are those of ckp/<run>/labels.json (the gallery and la
 
 from typing import TYPE_CHECKING
 
-from configs.base_config import run_script
 from configs.config_predict import PredictConfig
+from src_py.options import run_script
 
 if TYPE_CHECKING:
     from src_py.cluster_labels import ClusterLabels

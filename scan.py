@@ -6,8 +6,8 @@
 Leaves ckp/<run>/scan.pt. Next: python selflabel.py --run <run>
 """
 
-from configs.base_config import STARTED, run_script
 from configs.config_scan import ScanConfig
+from src_py.options import STARTED, run_script
 
 
 def main(config: ScanConfig) -> None:
@@ -15,13 +15,9 @@ def main(config: ScanConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import (
-        clustering_content,
-        load_contrastive,
-        made_from,
-        require,
-        require_current_mining,
-    )
+    from src_py.calibration import calibrate
+    from src_py.checkpoints import clustering_content, load_contrastive
+    from src_py.cluster_heads import train_heads
     from src_py.cluster_labels import LABELS_FILE, set_aside
     from src_py.guard import balanced_information, choose_scan_or_kmeans, kmeans_head
     from src_py.hardware import choose_hardware
@@ -34,17 +30,13 @@ def main(config: ScanConfig) -> None:
         require_rows,
     )
     from src_py.session import TrainingSession
-    from src_py.training_loops import calibrate, keep_best_head, train_heads, train_scan
+    from src_py.training_loops import keep_best_head, train_scan
 
     files = config.files
     settings = load_settings(files)
-    pretext = require(files, files.output("simclr"), f"simclr.py {files.option}")
-    mining = f"extract_features.py {files.option}"
-    features_file = require(files, files.features, mining)
-    neighbors_file = require(files, files.neighbors, mining)
-    require_current_mining(files, pretext)
+    pretext, features_file, neighbors_file = inputs = files.inputs("scan")
     hardware = choose_hardware(config.device)
-    session = TrainingSession(config, "scan", hardware, made_from(files, "scan"), started=STARTED)
+    session = TrainingSession(config, "scan", hardware, inputs, started=STARTED)
     if session.is_finished:
         return
 
@@ -53,7 +45,6 @@ def main(config: ScanConfig) -> None:
     require_enough_images(len(opened.names), config.clusters)
     images = opened.loader
     pairs = NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)
-    statistics = (settings.mean, settings.std)
 
     if not session.is_resumable:
         set_aside(files.checkpoints / LABELS_FILE)
@@ -61,13 +52,14 @@ def main(config: ScanConfig) -> None:
     backbone = load_contrastive(pretext).backbone
     features = torch.from_numpy(np.load(features_file)).to(hardware.device)  # (N, D)
     if config.head_epochs and not session.is_resumable:
-        heads = train_heads(features, pairs, config, session)
+        heads, head_epochs = train_heads(features, pairs, config, session)
     else:
         heads = ClusterHeads(backbone.feature_dim, config.clusters, config.heads)
+        head_epochs = 0
     model = hardware.place(ClusteringModel(backbone, heads), config.compile)
 
-    trained = train_scan(model, images, pairs, statistics, config, session)
-    best, logits = keep_best_head(trained, images, pairs, statistics, config, session)
+    trained = train_scan(model, images, pairs, config, session, head_epochs)
+    best, logits = keep_best_head(trained, images, pairs, config, session)
 
     head = kmeans_head(features, pairs.neighbors, config.clusters, config.seed)
     kmeans = hardware.place(ClusteringModel(load_contrastive(pretext).backbone, head))
@@ -78,7 +70,6 @@ def main(config: ScanConfig) -> None:
             images,
             pairs.neighbors,
             config.augment,
-            statistics,
             hardware,
             session.generator(epoch=-3),
         )
@@ -86,7 +77,7 @@ def main(config: ScanConfig) -> None:
     }
     kept = choose_scan_or_kmeans(evidence, config.guard, session.say)
     best, logits = candidates[kept]
-    temperature = calibrate(logits, pairs.neighbors, session)
+    temperature = calibrate("scan", logits, pairs.neighbors, session.say)
 
     content = clustering_content(best, settings, temperature)
     path = session.finish(content, kept=kept, information=evidence)

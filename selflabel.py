@@ -7,8 +7,8 @@ Leaves ckp/<run>/selflabel.pt. Next: python evaluate.py --run <run>, or
 python predict.py --run <run> FOLDER --out out
 """
 
-from configs.base_config import STARTED, run_script
 from configs.config_selflabel import SelfLabelConfig
+from src_py.options import STARTED, run_script
 
 
 def main(config: SelfLabelConfig) -> None:
@@ -16,39 +16,30 @@ def main(config: SelfLabelConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import (
-        clustering_content,
-        load_clustering,
-        made_from,
-        require,
-        require_current_scan,
-    )
+    from src_py.calibration import calibrate
+    from src_py.checkpoints import clustering_content, load_clustering
     from src_py.guard import choose_by_views, view_information
     from src_py.hardware import choose_hardware
+    from src_py.inference import all_logits
     from src_py.run_data import load_settings, open_split, require_rows
     from src_py.session import TrainingSession
-    from src_py.training_loops import all_logits, calibrate, train_self_label
+    from src_py.training_loops import train_self_label
 
     files = config.files
     settings = load_settings(files)
-    scan = require(files, files.output("scan"), f"scan.py {files.option}")
-    neighbors_file = require(files, files.neighbors, f"extract_features.py {files.option}")
-    require_current_scan(files)
+    (scan,) = inputs = files.inputs("selflabel")
     hardware = choose_hardware(config.device)
-    session = TrainingSession(
-        config, "selflabel", hardware, made_from(files, "selflabel"), started=STARTED
-    )
+    session = TrainingSession(config, "selflabel", hardware, inputs, started=STARTED)
     if session.is_finished:
         return
 
     opened = open_split(files, settings, "train", hardware, config.loading)
     require_rows(files, opened.names)
-    neighbors = torch.from_numpy(np.load(neighbors_file)).to(hardware.device)  # (N, k)
+    neighbors = torch.from_numpy(np.load(files.neighbors)).to(hardware.device)  # (N, k)
     torch.manual_seed(config.seed)
     model = hardware.place(load_clustering(scan)[0], config.compile)
 
-    statistics = (settings.mean, settings.std)
-    final = train_self_label(model, opened.loader, neighbors, statistics, config, session)
+    final = train_self_label(model, opened.loader, neighbors, config, session)
     given = hardware.place(load_clustering(scan)[0])
     evidence = {
         name: view_information(
@@ -56,7 +47,6 @@ def main(config: SelfLabelConfig) -> None:
             opened.loader,
             neighbors,
             config.strong_augment,
-            statistics,
             hardware,
             session.generator(epoch=-1),
         )
@@ -64,8 +54,8 @@ def main(config: SelfLabelConfig) -> None:
     }
     kept = choose_by_views(evidence, config.guard, session.say)
     final = given if kept == "scan" else final
-    logits = all_logits(final, opened.loader, statistics, config, hardware)[0]
-    temperature = calibrate(logits, neighbors, session)
+    logits = all_logits(final, opened.loader, hardware, config.batch_size)[0]
+    temperature = calibrate("selflabel", logits, neighbors, session.say)
 
     content = clustering_content(final, settings, temperature)
     path = session.finish(content, kept=kept, information=evidence)

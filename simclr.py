@@ -8,9 +8,9 @@
 Leaves ckp/<run>/pretext.pt. Next: python extract_features.py --run <run>
 """
 
-from configs.base_config import STARTED, run_script
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
+from src_py.options import STARTED, run_script
 
 
 def main(config: SimCLRConfig) -> None:
@@ -43,12 +43,13 @@ def main(config: SimCLRConfig) -> None:
     else:
         spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
         model = ContrastiveModel(spec, config.projection_dim)
+    model.backbone.set_statistics(settings.mean, settings.std)
     hardware.place(model, config.compile)
 
     if model.backbone.spec.frozen:
         session.begin()
     else:
-        train_simclr(model, images, (settings.mean, settings.std), config, session)
+        train_simclr(model, images, config, session)
 
     path = session.finish(contrastive_content(model))
     print(f"{path} written; next: python extract_features.py {config.files.option}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.base_config import BaseConfig, as_flag
+from configs.base_config import DeviceOption, LoadingOption, RunConfig, as_flag
 from configs.presets import BEST_RECIPE, PAPER_RECIPE
 from src_py.errors import UserError
 
@@ -23,8 +23,8 @@ VARIANTS = {
 }
 
 
-@dataclass
-class AblationConfig(BaseConfig):
+@dataclass(frozen=True)
+class AblationConfig(LoadingOption, DeviceOption, RunConfig):
     recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
     variants: str = ""
     """of the recipe best: moco, uneven, merged, no-mutual, strong-neighbors, no-prototypes,
@@ -38,7 +38,6 @@ class AblationConfig(BaseConfig):
     out: Path | None = None  # where the results go (default: results/<run>)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self._require_known("recipes", (PAPER_RECIPE, BEST_RECIPE))
         self._require_known("variants", tuple(VARIANTS))
         if not all(seed.isdigit() for seed in self.seeds.split(",")):

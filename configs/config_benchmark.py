@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.base_config import BaseConfig, require_at_least
+from configs.base_config import DeviceOption, ScriptConfig, SeedOption, require_at_least
 from src_py.errors import UserError
 
 LARGEST_BATCH = 2048  # twice as many random images are made
 
 
-@dataclass
-class BenchmarkConfig(BaseConfig):
+@dataclass(frozen=True)
+class BenchmarkConfig(SeedOption, DeviceOption, ScriptConfig):
     stage: Literal["all", "pretext", "scan", "selflabel", "extraction", "predict", "mining"] = "all"
     # what to measure
     widths: str = "16,64"  # of the network, separated by commas
@@ -28,9 +28,6 @@ class BenchmarkConfig(BaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, "rounds")
-        if self.quick:
-            self.stage, self.widths, self.sizes = "all", "16", "10000"
-            self.rounds, self.seconds = 3, 2.5
         if self.batch_size is not None and not 1 <= self.batch_size <= LARGEST_BATCH:
             raise UserError(
                 f"--batch-size {self.batch_size}: must be between 1 and {LARGEST_BATCH}"

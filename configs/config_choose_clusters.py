@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from configs.base_config import BaseConfig, require_at_least
+from configs.base_config import DeviceOption, RunConfig, SeedOption, require_at_least
 from src_py.errors import UserError
 
 
-@dataclass
-class ChooseClustersConfig(BaseConfig):
+@dataclass(frozen=True)
+class ChooseClustersConfig(SeedOption, DeviceOption, RunConfig):
     lowest: int = 2  # the smallest number of clusters that is tried
     highest: int | None = None  # the largest (default: 20, or fewer where there are few images)
     seeds: int = 3  # times that heads are trained for each number, on different halves

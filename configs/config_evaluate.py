@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from configs.base_config import BaseConfig, require_at_least
+from configs.base_config import DeviceOption, LoadingOption, RunConfig, SeedOption, require_at_least
 
 
-@dataclass
-class EvaluateConfig(BaseConfig):
+@dataclass(frozen=True)
+class EvaluateConfig(SeedOption, LoadingOption, DeviceOption, RunConfig):
     batch_size: int = 512  # images a step
     pixels: bool = False
     """also score k-means and PCA with a Gaussian mixture on the pixels (slow for large sets)"""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.base_config import BaseConfig
+from configs.base_config import RunConfig
 
 
-@dataclass
-class ExportConfig(BaseConfig):
+@dataclass(frozen=True)
+class ExportConfig(RunConfig):
     out: Path = Path("out")  # folder for <run>.onnx, <run>.pt2 and <run>.md
     format: Literal["onnx", "pt2", "both"] = "both"  # for onnxruntime, for torch, or for each
 

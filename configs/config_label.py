@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from tyro.conf import UseAppendAction
 
-from configs.base_config import BaseConfig, require_at_least
+from configs.base_config import DeviceOption, LoadingOption, RunConfig, require_at_least
 from src_py.errors import UserError
 
 
-@dataclass
-class LabelConfig(BaseConfig):
+@dataclass(frozen=True)
+class LabelConfig(LoadingOption, DeviceOption, RunConfig):
     merge: UseAppendAction[tuple[str, ...]] = ()  # clusters that are one: 3,7 (may be repeated)
     name: UseAppendAction[tuple[str, ...]] = ()  # of a cluster: 3=cat (may be repeated)
     merge_to: int | None = None
@@ -17,7 +17,6 @@ class LabelConfig(BaseConfig):
     show: bool = False  # only print what the labels are, or would be: write nothing
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.merge_to is not None:
             require_at_least(self, 2, "merge_to")
 

@@ -7,7 +7,7 @@ from configs.config_simclr import SimCLRConfig
 from src_py.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class MoCoConfig(SimCLRConfig):
     queue_size: int = 4096  # keys of earlier batches that serve as negatives; at most the images
     target_decay: float = 0.99  # of the moving average of the weights that makes the keys

@@ -6,12 +6,18 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from configs.base_config import BaseConfig, require_at_least, require_fraction
+from configs.base_config import (
+    DeviceOption,
+    LoadingOption,
+    RunConfig,
+    require_at_least,
+    require_fraction,
+)
 from src_py.errors import UserError
 
 
-@dataclass
-class PredictConfig(BaseConfig):
+@dataclass(frozen=True)
+class PredictConfig(LoadingOption, DeviceOption, RunConfig):
     paths: Positional[tuple[Path, ...]] = ()  # images, and folders of images
     out: Path = Path("out")  # folder for predictions.csv, skipped.csv and all else that is written
     batch_size: int = 256  # images a step
@@ -23,7 +29,6 @@ class PredictConfig(BaseConfig):
     hand_off: bool = False  # write files that Label Studio and FiftyOne import
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         require_at_least(self, 1, "batch_size")
         require_at_least(self, 0, "review")
         require_fraction(self, "unsure")

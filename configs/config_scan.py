@@ -7,7 +7,7 @@ from src_py.augmentation import STRONG_VIEW, Augmentation
 from src_py.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScanConfig(TrainingConfig):
     clusters: int = 10  # more than the classes is allowed
     epochs: int = 50  # passes over the images with the whole network

@@ -6,7 +6,7 @@ from configs.base_config import TrainingConfig, require_at_least, require_fracti
 from src_py.augmentation import PLAIN_VIEW, STRONG_VIEW, Augmentation
 
 
-@dataclass
+@dataclass(frozen=True)
 class SelfLabelConfig(TrainingConfig):
     epochs: int = 200  # passes over the images
     batch_size: int = 1000  # images a step

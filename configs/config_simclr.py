@@ -8,7 +8,7 @@ from src_py.augmentation import Augmentation
 from src_py.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class SimCLRConfig(TrainingConfig):
     epochs: int = 500  # passes over the images
     batch_size: int = 512  # images a step, two views of each

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from src_py.benchmarking import (
     top_operations,
 )
 from src_py.hardware import Hardware
+from src_py.inference import infer
 from src_py.loaders import ResidentImages
-from src_py.losses import UNRELIABLE, nt_xent, scan_loss, self_label_loss
-from src_py.memory import descend
+from src_py.losses import nt_xent, scan_loss, self_label_loss
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.neighbors import find_neighbors, neighbor_recall
+from src_py.optimizers import adam, descend, sgd
+from src_py.planning import Steps
+from src_py.pseudo_labels import PseudoLabels
 from src_py.reference_pipeline import (
     ViewsOfImages,
     endless_batches,
@@ -32,20 +35,15 @@ from src_py.reference_pipeline import (
     simclr_view,
     strong_view,
 )
-from src_py.training_loops import (
-    adam,
-    infer,
-    pair_loss,
-    pseudo_label_loss,
-    sgd,
-    simclr_loss,
-)
+from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
 from src_py.transforms import normalize, to_float
 
 IMAGES = 4096  # random images that the steps draw from
 CLUSTERS = 10
 CPU_BATCH = 128  # images a step; the stages' own batches would need minutes for a round
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
+
+Model = TypeVar("Model", ContrastiveModel, ClusteringModel)
 
 
 def measure_stage(
@@ -107,10 +105,8 @@ def _pretext(
     pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
     spec = BackboneSpec.for_images(width, 3, pixels.shape[-1])
-    ours, alone, reference = (ContrastiveModel(spec) for _ in range(3))
-
-    def our_loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        return simclr_loss(ours, images, STATISTICS, config, generator, hardware)
+    ours, alone, reference = (_normalizing(ContrastiveModel(spec)) for _ in range(3))
+    trained = {"model": ours, "optimizer": sgd(ours, config)}
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
         return nt_xent(*model(views).chunk(2), config.temperature)
@@ -119,7 +115,7 @@ def _pretext(
     data = ViewsOfImages(_as_arrays(pixels), [view, view])
     return {
         "reference": _reference(reference, sgd, config, data, batch, hardware, loss_of_views),
-        "ours": _ours(ours, sgd, config, pixels, batch, 2, hardware, our_loss, compiled),
+        "ours": _ours(simclr_steps, trained, config, pixels, batch, 2, hardware, compiled),
         "network": _network(alone, sgd, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
@@ -129,10 +125,7 @@ def _scan(
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
     ours, alone, reference = (_classifier(width, size, config.heads) for _ in range(3))
-
-    def our_loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        loss, _ = pair_loss(ours, images, STATISTICS, config, generator, hardware)
-        return loss.total.sum()
+    trained = {"model": ours, "optimizer": adam(ours, config)}
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
         return scan_loss(*model(views).chunk(2, dim=1), config.entropy_weight).total.sum()
@@ -141,7 +134,7 @@ def _scan(
     return {
         "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
         # A batch of random images, its second half in the place of the neighbors.
-        "ours": _ours(ours, adam, config, pixels, 2 * batch, 1, hardware, our_loss, compiled),
+        "ours": _ours(scan_steps, trained, config, pixels, 2 * batch, 2, hardware, compiled),
         "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
@@ -151,12 +144,8 @@ def _self_label(
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
     ours, alone, reference = (_classifier(width, size, heads=1) for _ in range(3))
-
-    def our_loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        none = torch.full((len(images),), UNRELIABLE, device=hardware.device)
-        return pseudo_label_loss(ours, ours, images, none, STATISTICS, config, generator, hardware)[
-            0
-        ]
+    trained = {"model": ours, "teacher": ours, "optimizer": adam(ours, config)}
+    trained["pseudo_labels"] = PseudoLabels(len(pixels), hardware.device)
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
         weak, strong = views.chunk(2)
@@ -169,7 +158,7 @@ def _self_label(
     data = ViewsOfImages(_as_arrays(pixels), [plain_view(), strong_view(size)])
     return {
         "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
-        "ours": _ours(ours, adam, config, pixels, batch, 2, hardware, our_loss, compiled),
+        "ours": _ours(self_label_steps, trained, config, pixels, batch, 2, hardware, compiled),
         "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
@@ -177,7 +166,8 @@ def _self_label(
 def _extraction(
     pixels: Tensor, width: int, batch: int, _: Any, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
-    backbones = [ResNet18(BackboneSpec.for_images(width, 3, pixels.shape[-1])) for _ in range(3)]
+    classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
+    backbones = [classifier.backbone for classifier in classifiers]
     return _inference(*backbones, pixels, batch, hardware, compiled)
 
 
@@ -230,7 +220,7 @@ def _inference(
             nonlocal outputs
             output = next(outputs, None)
             if output is None:  # all images have been seen: again from the first
-                outputs = infer(ours, images, STATISTICS, hardware, batch)
+                outputs = infer(ours, images, hardware, batch)
                 next(outputs)
             return batch
 
@@ -240,36 +230,27 @@ def _inference(
 
 
 def _ours(
-    model: nn.Module,
-    make_optimizer: Callable,
+    steps: Steps,
+    trained: dict[str, Any],
     config: Any,
     pixels: Tensor,
     batch: int,
     views_per_image: int,
     hardware: Hardware,
-    loss_of: Callable[[Tensor, torch.Generator], Tensor],
     compiled: bool,
 ) -> Arm:
-    """Resident uint8 images, batched augmentation, our precision and memory format."""
+    """The stage's own generator of steps, on resident uint8 images."""
     images = ResidentImages(pixels, hardware.device)
     generator = hardware.generator(0)
-    optimizer = make_optimizer(hardware.place(model, compiled), config)
+    hardware.place(trained["model"], compiled).train()
 
     @contextmanager
     def arm() -> Iterator[Step]:
-        def endless() -> Iterator[Tensor]:
-            draw = {"generator": generator, "device": generator.device}
-            indices = (torch.randint(IMAGES, (batch,), **draw) for _ in itertools.count())
-            return (pixels for _, pixels in images.batches(indices))
-
-        batches = endless()
-
-        def step() -> int:
-            drawn = next(batches)
-            descend(optimizer, loss_of(drawn, generator))
-            return views_per_image * len(drawn)
-
-        yield step
+        draw = {"generator": generator, "device": generator.device}
+        rows = (torch.randint(IMAGES, (batch,), **draw) for _ in itertools.count())
+        context = {"generator": generator, "config": config, "hardware": hardware}
+        taken = steps(**trained, batches=images.batches(rows), **context)
+        yield lambda: views_per_image * next(taken).images
 
     return arm
 
@@ -326,7 +307,13 @@ def _reference(
 
 def _classifier(width: int, size: int, heads: int) -> ClusteringModel:
     backbone = ResNet18(BackboneSpec.for_images(width, 3, size))
-    return ClusteringModel(backbone, ClusterHeads(backbone.feature_dim, CLUSTERS, heads))
+    heads_of_all = ClusterHeads(backbone.feature_dim, CLUSTERS, heads)
+    return _normalizing(ClusteringModel(backbone, heads_of_all))
+
+
+def _normalizing(model: Model) -> Model:
+    model.backbone.set_statistics(*STATISTICS)
+    return model
 
 
 def _fixed_views(pixels: Tensor, views: int, hardware: Hardware) -> Tensor:

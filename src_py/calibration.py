@@ -1,6 +1,7 @@
 """Making confidence mean something: a temperature for the logits, found without labels."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -49,3 +50,10 @@ def fit_temperature(logits: Tensor, neighbors: Tensor) -> float:
 
 def _mean_confidence(logits: Tensor, temperature: float) -> Tensor:
     return torch.softmax(logits / temperature, dim=1).amax(dim=1).mean()
+
+
+def calibrate(stage: str, logits: Tensor, neighbors: Tensor, say: Callable[[str], None]) -> float:
+    """The temperature for logits (N, C) of all images, found without labels; says it."""
+    temperature = fit_temperature(logits.cpu(), neighbors.cpu())  # MPS has no float64
+    say(f"{stage}: confidence calibrated with a temperature of {temperature:.2f}")
+    return temperature

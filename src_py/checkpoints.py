@@ -1,6 +1,5 @@
 """Reading and writing checkpoints: plain tensors and values, never pickled objects."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -16,9 +15,10 @@ from src_py.models import (
     build_backbone,
     spec_from_dict,
 )
-from src_py.run_files import RunFiles, as_plain, read_json, write_atomically
+from src_py.run_files import RunFiles, as_plain, sha256, write_atomically
+from src_py.stages import PRETEXTS
 
-FORMAT = 1
+FORMAT = 2  # since the images' statistics are buffers of the model
 CLASSIFIER_DIGITS = 12  # of the SHA-256 of scan.pt, in labels.json
 
 
@@ -46,15 +46,6 @@ def load_checkpoint(path: Path) -> dict:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this version; make it again with --restart")
     return content
-
-
-def digest(*paths: Path) -> str:
-    """SHA-256 of the files' bytes: tells whether a later stage was made from just these."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
 
 
 def contrastive_content(model: ContrastiveModel) -> dict:
@@ -95,13 +86,11 @@ def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
     """The classifier in `path` and the rest of what the checkpoint holds."""
     content = load_checkpoint(path)
     backbone = build_backbone(spec_from_dict(content["backbone"]))
-    content.setdefault("normalized", False)  # of a checkpoint from before k-means was a candidate
     heads = ClusterHeads(
         backbone.feature_dim, content["clusters"], content["heads"], content["normalized"]
     )
     model = ClusteringModel(backbone, heads)
     model.load_state_dict(content.pop("weights"))
-    content.setdefault("temperature", 1.0)  # of a checkpoint from before calibration
     return model, content
 
 
@@ -114,37 +103,8 @@ def load_cluster_labels(files: RunFiles, clusters: int) -> ClusterLabels:
     Raises:
         UserError: when labels.json is damaged, or of another training.
     """
-    classifier = digest(files.output("scan"))[:CLASSIFIER_DIGITS]
+    classifier = sha256(files.output("scan"))[:CLASSIFIER_DIGITS]
     return ClusterLabels.load(files.checkpoints / LABELS_FILE, clusters, classifier)
-
-
-def require(files: RunFiles, path: Path, command: str) -> Path:
-    """`path`, when it is there.
-
-    Raises:
-        UserError: naming the command that makes the missing file.
-    """
-    if not path.exists():
-        raise UserError(
-            f"run '{files.run}': {path} is missing; run first: python {command}"
-            + _known_runs_hint(files)
-        )
-    return path
-
-
-def is_current(files: RunFiles, stage: str, *made_from: Path) -> bool:
-    """Whether a stage was made from these files as they are now."""
-    stored = read_json(files.config(stage)) or {}
-    return all(path.exists() for path in made_from) and stored.get("made_from") == digest(
-        *made_from
-    )
-
-
-def made_from(files: RunFiles, stage: str) -> list[Path]:
-    """What scan.py or selflabel.py trains from."""
-    if stage == "selflabel":
-        return [files.output("scan")]
-    return [files.output("simclr"), files.features, files.neighbors]
 
 
 def choose_classifier(files: RunFiles) -> Path:
@@ -153,51 +113,18 @@ def choose_classifier(files: RunFiles) -> Path:
     Raises:
         UserError: naming the command to run when there is neither.
     """
-    require(files, files.data, f"simclr.py {files.option}")
-    scan = require(files, files.output("scan"), f"scan.py {files.option}")
+    files.require(files.data, PRETEXTS[0])
+    scan = files.require(files.output("scan"), "scan")
     self_labelled = files.output("selflabel")
-    if not (is_current(files, "selflabel", scan) and self_labelled.exists()):
+    if not files.is_current("selflabel"):
         print(f"selflabel.py has not been run on {scan}: using that")
         return scan
-    record = read_json(files.config("selflabel")) or {}
-    # A record from before there was evidence has none: nothing then speaks against the last stage.
+    record = files.record("selflabel") or {}
     information = record.get("information", {"scan": 0.0, "selflabel": 0.0})
     if record.get("kept") == "selflabel" and information["selflabel"] < information["scan"]:
         print(f"{self_labelled} is worse than {scan} by evidence without labels: using {scan}")
         return scan
     return self_labelled
-
-
-def require_current_mining(files: RunFiles, pretext: Path) -> None:
-    """
-    Raises:
-        UserError: when the neighbors were found with another pretext model.
-    """
-    if not is_current(files, "extract_features", pretext):
-        raise UserError(
-            f"run '{files.run}': {files.neighbors} was not made from {pretext} as it is now; "
-            f"run again: python extract_features.py {files.option}"
-        )
-
-
-def require_current_scan(files: RunFiles) -> None:
-    """
-    Raises:
-        UserError: when scan.py was trained with other neighbors.
-    """
-    if not is_current(files, "scan", *made_from(files, "scan")):
-        raise UserError(
-            f"run '{files.run}': {files.output('scan')} was not made from {files.neighbors} as it "
-            f"is now; run again: python scan.py {files.option}"
-        )
-
-
-def _known_runs_hint(files: RunFiles) -> str:
-    if files.checkpoints.exists():
-        return ""
-    root = files.checkpoints.parent
-    known = sorted(path.parent.name for path in root.glob("*/data.json"))
-    return f" (runs that exist: {', '.join(known)})" if known else ""
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:

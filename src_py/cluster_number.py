@@ -14,7 +14,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -23,13 +22,13 @@ import torch
 from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_score
 from torch import Tensor
 
+from src_py.cluster_heads import head_steps, start_at_prototypes
 from src_py.errors import UserError
 from src_py.hardware import mix_seed
+from src_py.loaders import shuffled_batches
 from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
-from src_py.prototypes import start_at_prototypes
 from src_py.run_files import write_atomically
-from src_py.training_loops import fit_heads
 
 # Those of scan.py with the recipe 'best', but for fewer candidates.
 HEADS = 8
@@ -133,16 +132,16 @@ class ClusterNumberStudy:
         trained, held_out = self.rows[order].chunk(2)
         heads = ClusterHeads(self.features.shape[1], clusters, HEADS).to(self.rows.device)
         start_at_prototypes(heads, self.features[trained], range(0, HEADS, 2), seed)
-        loss_of = partial(
-            self.pairs.drawn_loss,
-            heads,
-            self.features,
-            generator=generator,
-            entropy_weight=ENTROPY_WEIGHT,
-        )
-        fit_heads(heads, trained, loss_of, generator, EPOCHS, BATCH_SIZE, LEARNING_RATE)
+        optimizer = torch.optim.Adam(heads.parameters(), lr=LEARNING_RATE)
+        fixed = (self.features, self.pairs)
+        for _ in range(EPOCHS):
+            shuffled = shuffled_batches(len(trained), BATCH_SIZE, generator)
+            batches = (trained[rows] for rows in shuffled)
+            for _ in head_steps(heads, optimizer, *fixed, batches, generator, ENTROPY_WEIGHT):
+                pass
         with torch.no_grad():
-            loss = loss_of(held_out.repeat(DRAWS))
+            judged = held_out.repeat(DRAWS)
+            loss = self.pairs.drawn_loss(heads, self.features, judged, generator, ENTROPY_WEIGHT)
             best = int(loss.total.argmin())
             assigned = heads.keep([best])(self.features[self.rows])[0].argmax(dim=1)
         lost = float(loss.consistency[best] - loss.entropy[best]) / math.log(clusters) + 1

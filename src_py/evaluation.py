@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from src_py.cluster_labels import ClusterLabels
-from src_py.datasets import DataSettings
 from src_py.hardware import Hardware
+from src_py.inference import infer
 from src_py.loaders import ImageLoader, ordered_batches
 from src_py.metrics import (
     cluster_summary,
@@ -23,7 +23,6 @@ from src_py.metrics import (
     save_confusion_picture,
     score,
 )
-from src_py.training_loops import infer
 
 # Starts of k-means, of which the best is kept; pixels have many dimensions, each start is slow.
 RESTARTS = {"kmeans": 10, "kmeans_pixels": 2}
@@ -53,13 +52,11 @@ class Computation:
     """How models are applied to the images of one split."""
 
     images: ImageLoader
-    settings: DataSettings
     hardware: Hardware
     batch_size: int
 
     def outputs(self, model: nn.Module, dim: int = 0) -> np.ndarray:
-        statistics = (self.settings.mean, self.settings.std)
-        batches = infer(model, self.images, statistics, self.hardware, self.batch_size)
+        batches = infer(model, self.images, self.hardware, self.batch_size)
         return torch.cat([batch.cpu() for batch in batches], dim=dim).numpy()
 
     def probabilities(

@@ -1,6 +1,5 @@
 """From a checkpoint to files that other programs run: uint8 pixels in, probabilities out."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from src_py.cluster_labels import ClusterLabels
 from src_py.errors import UserError
 from src_py.models import ClusteringModel
-from src_py.run_files import write_atomically
+from src_py.run_files import sha256, write_atomically
 from src_py.transforms import normalize, to_float
 
 INPUT, OUTPUT = "pixels", "probabilities"
@@ -39,15 +38,13 @@ class PixelClassifier(nn.Module):
         super().__init__()
         data = content["data"]
         self.model = model
-        self.register_buffer("mean", torch.tensor(data["mean"]))  # (C,)
-        self.register_buffer("std", torch.tensor(data["std"]))  # (C,)
         self.temperature = content["temperature"]
         self.image_shape = (data["channels"], data["image_size"], data["image_size"])
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, C, S, S) uint8 -> (B, clusters) float32, each row with the sum 1."""
-        logits = self.model(normalize(to_float(pixels), self.mean, self.std))[0]
+        logits = self.model(normalize(to_float(pixels), *self.model.statistics))[0]
         return (logits / self.temperature).softmax(dim=1)
 
     def random_pixels(self, batch: int) -> Tensor:
@@ -144,12 +141,6 @@ def load_onnx(path: Path) -> Classify:
 def load_pt2(path: Path) -> Classify:
     module = torch.export.load(path).module()
     return lambda pixels: module(torch.from_numpy(pixels)).numpy()
-
-
-def sha256(path: Path) -> str:
-    """Of the file's bytes, as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _dynamic_shapes() -> dict:

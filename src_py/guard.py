@@ -15,16 +15,16 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src_py.augmentation import Augmentation
 from src_py.calibration import fit_temperature
 from src_py.hardware import Hardware
+from src_py.kmeans import SAMPLE, kmeans_centers
 from src_py.loaders import ImageLoader
-from src_py.models import ClusterHeads
-from src_py.prototypes import SAMPLE, kmeans_centers
-from src_py.transforms import Statistics, random_view
+from src_py.models import ClusterHeads, ClusteringModel
+from src_py.transforms import random_view
 
 KMEANS_ITERATIONS, KMEANS_STARTS = 30, 10
 EVIDENCE_PAIRS = 10_000  # of views, at most
@@ -54,11 +54,10 @@ def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:
 
 @torch.no_grad()
 def view_information(
-    model: nn.Module,
+    model: ClusteringModel,
     images: ImageLoader,
     neighbors: Tensor,
     augmentation: Augmentation,
-    statistics: Statistics,
     hardware: Hardware,
     generator: torch.Generator,
 ) -> float:
@@ -79,7 +78,7 @@ def view_information(
     found = []
     for _, batch in images.batches(rows.flatten().split(EVIDENCE_BATCH)):
         with hardware.autocast():
-            logits = model(random_view(batch, augmentation, generator, statistics))[0]
+            logits = model(random_view(batch, augmentation, generator, model.statistics))[0]
         found.append(logits.argmax(dim=1))
     first, second = torch.cat(found).view(2, -1)
     return pair_information(first, second, model.heads.clusters)
@@ -91,12 +90,11 @@ def evidence_looks(images: int) -> float:
 
 
 def balanced_information(
-    model: nn.Module,
+    model: ClusteringModel,
     logits: Tensor,
     images: ImageLoader,
     neighbors: Tensor,
     augmentation: Augmentation,
-    statistics: Statistics,
     hardware: Hardware,
     generator: torch.Generator,
 ) -> float:
@@ -112,9 +110,7 @@ def balanced_information(
         neighbors: (N, k) int64 on the device.
     """
     plain = neighbor_information(logits.argmax(dim=1), neighbors)
-    in_views = view_information(
-        model, images, neighbors, augmentation, statistics, hardware, generator
-    )
+    in_views = view_information(model, images, neighbors, augmentation, hardware, generator)
     return math.sqrt(plain * in_views)
 
 

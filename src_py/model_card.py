@@ -10,8 +10,8 @@ import torch
 
 from src_py.checkpoints import load_checkpoint
 from src_py.cluster_labels import ClusterLabels
-from src_py.export import INPUT, METADATA_FILE, OPSET, OUTPUT, sha256
-from src_py.run_files import FREE_OPTIONS, RunFiles, read_json
+from src_py.export import INPUT, METADATA_FILE, OPSET, OUTPUT
+from src_py.run_files import FREE_OPTIONS, RunFiles, read_json, sha256
 
 WIDTH = 96  # characters of a line of options
 

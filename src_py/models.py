@@ -4,6 +4,7 @@ The ResNets' parameter names are torchvision's (`conv1`, `layer1.0.bn2`, ...), s
 either can be read by the other.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
 
@@ -70,10 +71,32 @@ class Backbone(nn.Module):
 
     A frozen backbone has no trainable parameter and is always in eval() mode: its batch statistics
     stay what they are while the heads on top of it are trained.
+
+    Attributes:
+        mean, std: (channels,) float32 buffers: of pixels in [0, 1], by which images are normalised
+            before they are shown. 0 and 1 until `set_statistics` is called.
     """
 
     spec: BackboneSpec | TimmSpec
     feature_dim: int
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: BackboneSpec | TimmSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("mean", torch.zeros(spec.channels))
+        self.register_buffer("std", torch.ones(spec.channels))
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """As `transforms.normalize` takes them."""
+        return self.mean, self.std
+
+    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Both of as many numbers as the images have channels."""
+        self.mean.copy_(torch.tensor(mean))
+        self.std.copy_(torch.tensor(std))
 
     def freeze_if_asked(self) -> None:
         """To be called at the end of a constructor, when all parameters are there."""
@@ -139,8 +162,7 @@ class ResNet18(Backbone):
     """ResNet-18, or the deeper ResNet that the spec describes, without its classifier."""
 
     def __init__(self, spec: BackboneSpec) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         width = spec.width
         block = Bottleneck if spec.bottleneck else BasicBlock
         self.feature_dim = 8 * width * block.expansion
@@ -189,9 +211,8 @@ class TimmBackbone(Backbone):
         Raises:
             UserError: when timm is not installed.
         """
-        super().__init__()
+        super().__init__(spec)
         timm = import_timm()
-        self.spec = spec
         self.network = timm.create_model(
             spec.timm_name, pretrained=pretrained, num_classes=0, in_chans=spec.channels
         )
@@ -238,6 +259,10 @@ class ContrastiveModel(nn.Module):
         self.projection_head = nn.Sequential(
             nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, projection_dim)
         )
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        return self.backbone.statistics
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, channels, S, S) -> projections (B, projection_dim), not normalised."""
@@ -298,6 +323,10 @@ class ClusteringModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.heads = heads
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        return self.backbone.statistics
 
     def forward(self, images: Tensor) -> Tensor:
         return self.heads(self.backbone(images))

@@ -20,9 +20,9 @@ from src_py.errors import UserError
 from src_py.gallery_images import GalleryImages
 from src_py.hardware import Hardware, available_cores
 from src_py.image_files import IMAGE_EXTENSIONS, UnreadableImage, find_files, read_square
+from src_py.inference import infer
 from src_py.loaders import ImageLoader, ResidentImages, ordered_batches
 from src_py.models import ClusteringModel
-from src_py.training_loops import infer
 
 Skipped = list[tuple[str, str]]
 
@@ -81,9 +81,7 @@ class Classifier:
 
     def outputs(self, images: ImageLoader) -> tuple[Tensor, np.ndarray]:
         """Features (N, D) on the device, and probabilities (N, clusters), of all images."""
-        statistics = (self.settings.mean, self.settings.std)
-        backbone = self.model.backbone
-        blocks = infer(backbone, images, statistics, self.hardware, self.batch_size)
+        blocks = infer(self.model.backbone, images, self.hardware, self.batch_size)
         features = torch.cat(list(blocks))
         with torch.no_grad():
             logits = self.model.heads(features)[0]

@@ -46,6 +46,7 @@ CONTAINERS = ("state_dict", "teacher", "student", "model")
 STEM = "conv1.weight"  # names the place of a ResNet in a file ...
 FIRST_BLOCK = "layer1.0.conv1.weight"  # ... where this stands beside it
 SHOWN = 3  # names that a line quotes
+STATISTICS = ("mean", "std")  # of the images, which every backbone has as buffers
 
 
 @dataclass(frozen=True)
@@ -296,9 +297,9 @@ def _fill(
 
 
 def _weights_among(names: Iterable[str]) -> list[str]:
-    """The names that a report counts. Counts of batches are left out: older files lack them, and
-    nothing here reads them."""
-    return [name for name in names if not name.endswith("num_batches_tracked")]
+    """The names that a report counts: not the images' statistics, which are the run's own, nor
+    counts of batches, which older files lack and nothing here reads."""
+    return [n for n in names if n not in STATISTICS and not n.endswith("num_batches_tracked")]
 
 
 # --- timm ----------------------------------------------------------------------------------------

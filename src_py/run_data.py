@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from src_py.checkpoints import require
 from src_py.data_report import Duplicate, describe_files, find_duplicates
 from src_py.datasets import (
     DataSettings,
@@ -27,6 +26,7 @@ from src_py.errors import UserError
 from src_py.hardware import Hardware
 from src_py.loaders import ImageLoader, Loading, ResidentImages, StreamedImages, choose_loading
 from src_py.run_files import RunFiles, read_json, write_json, write_table
+from src_py.stages import PRETEXTS
 
 FEWEST_IMAGES = 32
 DOWNLOAD_FOLDER = Path("data")
@@ -101,7 +101,7 @@ def load_settings(files: RunFiles) -> DataSettings:
     Raises:
         UserError: naming the first stage when the run has not been begun.
     """
-    require(files, files.data, f"simclr.py {files.option}")
+    files.require(files.data, PRETEXTS[0])
     settings = read_json(files.data)["settings"]
     for name in ("mean", "std"):
         settings[name] = tuple(settings[name])

@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from configs.base_config import TrainingConfig
 from src_py.augmentation import Augmentation
-from src_py.checkpoints import digest, load_checkpoint, save_checkpoint
+from src_py.checkpoints import load_checkpoint, save_checkpoint
 from src_py.errors import UserError
 from src_py.hardware import Hardware
 from src_py.health import ClusterHealth
 from src_py.run_files import (
     FREE_OPTIONS,
-    STAGE_OUTPUT,
     RunFiles,
     as_plain,
-    read_json,
+    hashes,
+    recorded,
     write_json,
     write_table,
 )
+from src_py.schedule import Schedule, Step
+from src_py.stages import PRETEXTS
 
 Batch = TypeVar("Batch")
 
@@ -46,7 +48,7 @@ class TrainingSession:
 
     def __init__(
         self,
-        config: Any,
+        config: TrainingConfig,
         stage: str,
         hardware: Hardware,
         made_from: Sequence[Path] = (),
@@ -54,7 +56,6 @@ class TrainingSession:
     ) -> None:
         """
         Args:
-            config: the stage's TrainingConfig.
             made_from: files of earlier stages; when they change, the stage begins again.
             started: when the script was, by time.monotonic(); its start-up counts as its time.
 
@@ -70,11 +71,9 @@ class TrainingSession:
         self._started = time.monotonic() if started is None else started
         self.start_up = self.seconds
         self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
-        self._made_from = digest(*made_from)
+        self._made_from = hashes(made_from)
         self._begins_again = config.restart or self._is_stale()
-        self._asked: dict[str, Any] = {}
-        self._recall_settled_options()
-        self._options = as_plain(config)
+        self._options = recorded(config)
         if not self._begins_again:
             self._check_options()
         self._writer = _tensorboard_writer(self.files.logs / stage) if config.tensorboard else None
@@ -122,27 +121,44 @@ class TrainingSession:
                 return
             yield batch
 
-    def settle_options(self) -> None:
-        """Takes over options that were decided after the start, before the first epoch."""
-        settled = as_plain(self.config)
-        asked = {name: v for name, v in self._options.items() if v != settled[name]}
-        self._asked = asked | self._asked
-        self._options = settled
-
     def generator(self, epoch: int) -> torch.Generator:
         """The random numbers of one epoch, on the device."""
         return self.hardware.generator(self.config.seed, *self.stage.encode(), epoch)
 
-    def epochs(self, total: int, images_per_epoch: int, **state: Stateful) -> Iterator[int]:
+    def stored_schedule(self, images: int) -> Schedule:
+        """The schedule that a stage that goes on was begun with.
+
+        Args:
+            images: that there are now.
+
+        Raises:
+            UserError: when they were others, or when the stage's record has no schedule.
+        """
+        stored = self.files.record(self.stage) or {}
+        if "schedule" not in stored:
+            raise UserError(
+                f"{self.files.config(self.stage)} is of an earlier version of this program; "
+                f"add --restart to begin again"
+            )
+        schedule = Schedule(**stored["schedule"])
+        if schedule.images != images:
+            raise UserError(
+                f"{self.stage} of run '{self.files.run}' was begun with {schedule.images} "
+                f"images, now {images}; add --restart to begin again"
+            )
+        return schedule
+
+    def epochs(self, schedule: Schedule, **state: Stateful) -> Iterator[int]:
         """Yields the numbers of the epochs that are left and keeps their books.
 
         Args:
-            total: epochs of the whole stage.
-            images_per_epoch: for the progress bar.
             state: what must be restored on resume and stored for it.
         """
-        self.begin()
-        self._images_per_epoch = images_per_epoch
+        total, images_per_epoch = schedule.epochs, schedule.images_per_epoch
+        self._epochs = total
+        if schedule.seconds is not None:
+            self.end_training_in(schedule.seconds)
+        self.begin(schedule)
         first = self._restore(state)
         stored_at = time.monotonic()
         self._bar = tqdm(
@@ -170,14 +186,13 @@ class TrainingSession:
                     self._store(state, epoch + 1)
                     stored_at = time.monotonic()
 
-    def record(self, images: int, **values: Tensor | float) -> None:
+    def record(self, step: Step) -> None:
         """Adds one step's values to the epoch's means. Tensors are read once an epoch, not now."""
         self._steps += 1
-        self._images += images
-        for name, value in values.items():
-            value = torch.as_tensor(value).detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._bar.update(images)
+        self._images += step.images
+        for name, value in step.values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float().mean()
+        self._bar.update(step.images)
 
     def mean(self, name: str) -> float:
         """Mean of a recorded value over the steps of the epoch so far."""
@@ -190,10 +205,10 @@ class TrainingSession:
         """
         self._columns = health.columns()
         told = ", ".join([str(health), *more])
-        self.say(f"{self.stage} epoch {epoch + 1}/{self.config.epochs}: {told}")
+        self.say(f"{self.stage} epoch {epoch + 1}/{self._epochs}: {told}")
         warnings = health.warnings(self.stage)
         for kind, warning in warnings.items():
-            is_last = epoch + 1 == self.config.epochs or self.time_used >= 1
+            is_last = epoch + 1 == self._epochs or self.time_used >= 1
             if kind not in self._warned or is_last:
                 self.say(f"{self.stage}: warning: {warning}")
         self._warned |= set(warnings)
@@ -212,7 +227,7 @@ class TrainingSession:
         path = self.files.output(self.stage)
         save_checkpoint(path, {"stage": self.stage, "config": self._options, **content})
         self.files.partial(self.stage).unlink(missing_ok=True)
-        begun = read_json(self.files.config(self.stage))
+        begun = self.files.record(self.stage)
         ended = {"seconds": round(self.seconds, 1), **facts}
         write_json(self.files.config(self.stage), begun | ended)
         if self._writer:
@@ -220,33 +235,14 @@ class TrainingSession:
         return path
 
     def _is_stale(self) -> bool:
-        stored = read_json(self.files.config(self.stage))
+        stored = self.files.record(self.stage)
         stale = stored is not None and stored["made_from"] != self._made_from
         if stale and self.files.output(self.stage).exists():
             self.say(f"{self.stage}: an earlier stage has changed since; training again")
         return stale
 
-    def _recall_settled_options(self) -> None:
-        """Gives options that an earlier start settled by itself the value that is right now: as
-        they were settled, where the stage goes on; as they were asked for, where it begins."""
-        stored = read_json(self.files.config(self.stage))
-        if stored is None or self.config.restart:
-            return
-        begun = self.files.output(self.stage).exists() or self.files.partial(self.stage).exists()
-        goes_on = begun and not self._begins_again
-        for name, asked in stored.get("asked", {}).items():
-            settled = stored["config"][name]
-            old, new = (asked, settled) if goes_on else (settled, asked)
-            if getattr(self.config, name) == old:
-                setattr(self.config, name, new)
-        if goes_on:
-            self._asked = stored.get("asked", {})
-        elif self.config.minutes == stored["config"].get("minutes"):
-            # The first stage may have been given others since.
-            self.config.minutes = (read_json(self.files.data) or {}).get("minutes")
-
     def _check_options(self) -> None:
-        stored = read_json(self.files.config(self.stage))
+        stored = self.files.record(self.stage)
         begun = self.files.output(self.stage).exists() or self.files.partial(self.stage).exists()
         if stored is None or not begun:
             return
@@ -261,13 +257,17 @@ class TrainingSession:
                 f"add --restart to begin again, or choose another --run"
             )
 
-    def begin(self) -> None:
-        """From here on the files of this stage belong to this start of it; `epochs` calls it."""
+    def begin(self, schedule: Schedule | None = None) -> None:
+        """From here on the files of this stage belong to this start of it; `epochs` calls it.
+
+        Args:
+            schedule: of the training; None where nothing is trained.
+        """
         if self._begins_again:
             self.files.output(self.stage).unlink(missing_ok=True)
             self.files.partial(self.stage).unlink(missing_ok=True)
-        for other in STAGE_OUTPUT:  # the other pretext's, whose place this one takes
-            if other != self.stage and STAGE_OUTPUT[other] == STAGE_OUTPUT[self.stage]:
+        if self.stage in PRETEXTS:  # the other one's place is taken
+            for other in set(PRETEXTS) - {self.stage}:
                 self.files.partial(other).unlink(missing_ok=True)
                 self.files.config(other).unlink(missing_ok=True)
         begun = {
@@ -275,8 +275,9 @@ class TrainingSession:
             "hardware": str(self.hardware),
             "torch": torch.__version__,
             "config": self._options,
-            "asked": self._asked,
         }
+        if schedule is not None:
+            begun["schedule"] = as_plain(schedule)
         write_json(self.files.config(self.stage), begun)
         self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
 
@@ -302,7 +303,6 @@ class TrainingSession:
         parts = {name: part.state_dict() for name, part in state.items()}
         content = {
             "next_epoch": next_epoch,
-            "images": self._images_per_epoch,
             "history": self.history,
             "seconds": self.seconds,
             "ends": self._ends,
@@ -314,11 +314,6 @@ class TrainingSession:
         if not self.is_resumable:
             return 0
         content = load_checkpoint(self.files.partial(self.stage))
-        if content["images"] != self._images_per_epoch:
-            raise UserError(
-                f"{self.stage} of run '{self.files.run}' was begun with {content['images']} "
-                f"images, now {self._images_per_epoch}; add --restart to begin again"
-            )
         if state.keys() - content["state"].keys():
             raise UserError(
                 f"{self.files.partial(self.stage)} is of an earlier version of this program; "

@@ -21,10 +21,15 @@ TINY = ("--epochs", "2", "--batch-size", "16", "--device", "cpu")
 def run_script(tmp_path):
     """Runs a script of the project in an empty folder, and returns what it printed."""
 
-    def run(script: str, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
+    def run(
+        script: str, *arguments: str | Path, status: int = 0, environment: Path | None = None
+    ) -> subprocess.CompletedProcess:
+        """environment: a folder whose modules come before the installed ones."""
+        variables = {} if environment is None else {"PYTHONPATH": str(environment)}
         done = subprocess.run(
             [sys.executable, str(PROJECT / script), *map(str, arguments)],
             cwd=tmp_path,
+            env=os.environ | variables,
             capture_output=True,
             text=True,
             timeout=300,

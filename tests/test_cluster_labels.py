@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import label as label_script
-from configs.base_config import parse
 from configs.config_label import LabelConfig
 from src_py.checkpoints import save_checkpoint
 from src_py.cluster_labels import ClusterLabels
 from src_py.errors import UserError
+from src_py.options import parse
 
 PLAIN = ClusterLabels(10, {}, ())
 
@@ -153,7 +153,7 @@ def command_line(monkeypatch, tmp_path):
 
     def parse_arguments(*arguments):
         monkeypatch.setattr("sys.argv", ["label.py", "--run", "mine", *arguments])
-        return parse(LabelConfig, "label", None)
+        return parse(LabelConfig, "label", None)[0]
 
     return parse_arguments
 

@@ -14,12 +14,11 @@ from sklearn.decomposition import PCA
 import choose_clusters
 from configs.config_choose_clusters import ChooseClustersConfig
 from src_py import cluster_number
-from src_py.checkpoints import digest
 from src_py.cluster_number import ClusterNumberStudy, Evidence, recommend
 from src_py.errors import UserError
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.neighbors import find_neighbors
-from src_py.run_files import RunFiles, write_array, write_json
+from src_py.run_files import RunFiles, hashes, write_array, write_json
 from tests.conftest import PROJECT
 
 
@@ -130,7 +129,7 @@ def mined_run(tmp_path, monkeypatch):
     features = blobs(5)
     write_json(files.data, {"preset": "digits", "recipe": "best", "minutes": None, "settings": {}})
     files.output("simclr").write_bytes(b"pretext")
-    write_json(files.config("extract_features"), {"made_from": digest(files.output("simclr"))})
+    write_json(files.config("extract_features"), {"made_from": hashes([files.output("simclr")])})
     write_array(files.features, features)
     write_array(files.neighbors, find_neighbors(features, 10, threads=1)[0])
     return files

@@ -1,6 +1,7 @@
 """A command line becomes a configuration: what overrides what, and what is refused."""
 
 import dataclasses
+import importlib
 import itertools
 import json
 import re
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from configs.base_config import as_flag, parse
+from configs.base_config import as_flag
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
@@ -17,6 +18,8 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from configs.presets import BEST, PRESETS
 from src_py.errors import UserError
+from src_py.options import parse
+from src_py.options import run_script as run_script_function
 from src_py.run_files import RunFiles, as_plain, write_json
 from tests.conftest import PROJECT
 
@@ -36,7 +39,7 @@ def command_line(monkeypatch, tmp_path):
 
     def parse_arguments(stage, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{stage}.py", *arguments])
-        return parse(STAGES[stage], stage, None)
+        return parse(STAGES[stage], stage, None)[0]
 
     return parse_arguments
 
@@ -57,7 +60,10 @@ def test_command_line_overrides_the_preset(command_line):
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("recipe", ["paper", "best"])
 def test_every_preset_fits_every_stage(command_line, stage, preset, recipe, tmp_path):
-    config = command_line(stage, "--preset", preset, "--recipe", recipe, "--data", str(tmp_path))
+    asked = ["--preset", preset, "--data", str(tmp_path)]
+    config = command_line(
+        stage, *asked, *([] if stage == "extract_features" else ["--recipe", recipe])
+    )
     for name, value in PRESETS[preset].stage(stage, recipe).items():
         assert getattr(config, name) == value
 
@@ -145,7 +151,7 @@ def test_configurations_do_not_import_torch():
         "import sys, configs.config_simclr, configs.config_scan, configs.config_selflabel, "
         "configs.config_extract_features, configs.config_evaluate, configs.config_predict, "
         "configs.config_label, configs.config_export, configs.config_choose_clusters, "
-        "configs.config_moco, configs.config_ablation; "
+        "configs.config_moco, configs.config_ablation, src_py.options; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
@@ -169,7 +175,15 @@ def test_configurations_do_not_import_torch():
 def test_help_names_every_option(run_script, script):
     text = run_script(f"{script}.py", "--help").stdout
     assert f"python {script}.py" in text
-    assert "--run" in text and "--device" in text
+    config_class = importlib.import_module(f"configs.config_{script}")
+    (options,) = (
+        value
+        for name, value in vars(config_class).items()
+        if name.lower() == f"{script.replace('_', '')}config"
+    )
+    for field in dataclasses.fields(options):
+        if field.name != "paths":  # which have no flag
+            assert as_flag(field.name) in text, field.name
 
 
 @pytest.mark.parametrize(
@@ -180,3 +194,80 @@ def test_no_help_text_is_cut_off(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     for line, following in itertools.pairwise(lines):
         assert not (re.match(r" {4}\w+: .*#", line) and re.match(r" {4}#", following)), line
+
+
+@pytest.fixture
+def origins(monkeypatch, tmp_path):
+    """Where the values of a stage's options come from, for some arguments, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def origins_of(stage, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{stage}.py", *arguments])
+        return parse(STAGES[stage], stage, None)[1]
+
+    return origins_of
+
+
+def test_each_value_has_its_origin(origins):
+    found = origins("scan", "--run", "mine", "--no-mutual", "--augment.flip", "0.5")
+    assert found["run"] == found["mutual"] == found["augment"] == "command line"
+    assert found["batch_size"] == "preset digits"
+    assert found["heads"] == found["head_epochs"] == "recipe best"
+    assert found["preset"] == found["seed"] == found["minutes"] == "default"
+
+
+def test_what_a_run_settled_is_told_as_its_own(origins):
+    remembered = {"preset": "cifar10", "recipe": "paper", "minutes": 9.0}
+    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
+    assert origins("scan", "--run", "mine")["minutes"] == "run"
+    first = ScanConfig(run="mine", clusters=7, minutes=9.0)
+    write_json(RunFiles("mine").config("scan"), {"made_from": {}, "config": as_plain(first)})
+    found = origins("scan", "--run", "mine")
+    assert found["clusters"] == found["minutes"] == found["preset"] == "run"
+    assert found["evenness"] == "default"
+    assert origins("scan", "--run", "mine", "--restart")["clusters"] == "default"
+
+
+def test_minutes_that_the_first_stage_was_given_since_count(command_line):
+    """A stage whose inputs have changed begins again, in the time that the run has now."""
+    remembered = {"preset": "digits", "recipe": "best", "minutes": 9.0}
+    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
+    begun = ScanConfig(run="mine", minutes=3.0)
+    record = {"made_from": {"pretext.pt": "of another pretext"}, "config": as_plain(begun)}
+    write_json(RunFiles("mine").config("scan"), record)
+    assert command_line("scan", "--run", "mine").minutes == 9.0
+    assert command_line("scan", "--run", "mine", "--minutes", "3").minutes == 3.0
+
+
+def test_the_configuration_is_shown_before_torch_is_loaded(run_script, tmp_path):
+    code = tmp_path / "torch.py"  # imported in torch's place by a script that wants it
+    code.write_text("raise RuntimeError('torch was loaded')")
+    told = run_script("scan.py", "--show-config", "--clusters", "7", environment=tmp_path).stdout
+    rows = dict(line.split(maxsplit=1) for line in told.splitlines())
+    assert rows["--clusters"].split(maxsplit=1) == ["7", "command line"]
+    assert rows["--augment"].endswith("preset digits")
+    assert not (tmp_path / "ckp").exists()
+
+
+@pytest.mark.parametrize("script", ["simclr", "scan", "predict", "evaluate"])
+def test_without_its_packages_a_script_ends_in_one_line(script, tmp_path):
+    """-S leaves out the folder of installed packages."""
+    command = [sys.executable, "-S", str(PROJECT / f"{script}.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{script}.py: {sys.executable} has no torch, ")
+    assert "tyro" in line and "faiss-cpu" in line
+    assert "-m pip install -r" in line and str(PROJECT / "requirements.txt") in line
+
+
+def test_memory_that_runs_out_ends_in_one_line(monkeypatch, capsys):
+    def main(_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 GB")
+
+    monkeypatch.setattr(sys, "argv", ["scan.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_script_function(ScanConfig, "scan", main, None)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out of memory" in line and "--batch-size" in line and "same command" in line

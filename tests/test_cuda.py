@@ -1,5 +1,6 @@
 """The same code on a GPU, where there is one: no waiting for it inside a step, and the pipeline."""
 
+import itertools
 import json
 
 import pytest
@@ -9,13 +10,12 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.hardware import choose_hardware
-from src_py.losses import UNRELIABLE
-from src_py.memory import descend
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
-from src_py.training_loops import adam, pair_loss, pseudo_label_loss, sgd, simclr_loss
+from src_py.optimizers import adam, sgd
+from src_py.pseudo_labels import PseudoLabels
+from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 SPEC = BackboneSpec(width=16, channels=3, small_stem=True)
 
 
@@ -23,48 +23,39 @@ def classifier():
     return ClusteringModel(ResNet18(SPEC), ClusterHeads(128, 10, 1))
 
 
-def simclr_step(batch, generator, hardware):
+def endless(batch):
+    """The same batch for ever, as the generators of steps take it."""
+    return ((torch.arange(len(batch), device="cuda"), batch) for _ in itertools.count())
+
+
+def simclr(batch, generator, hardware):
     config = SimCLRConfig(run="cuda")
     model = hardware.place(ContrastiveModel(SPEC))
-    optimizer = sgd(model, config)
-    return lambda: descend(
-        optimizer, simclr_loss(model, batch, STATISTICS, config, generator, hardware)
-    )
+    return simclr_steps(model, sgd(model, config), endless(batch), generator, config, hardware)
 
 
-def scan_step(batch, generator, hardware):
+def scan(batch, generator, hardware):
     config = ScanConfig(run="cuda")
     model = hardware.place(classifier())
-    optimizer = adam(model, config)
-    return lambda: descend(
-        optimizer,
-        pair_loss(model, batch, STATISTICS, config, generator, hardware)[0].total.sum(),
-    )
+    return scan_steps(model, adam(model, config), endless(batch), generator, config, hardware)
 
 
-def self_label_step(batch, generator, hardware):
+def self_label(batch, generator, hardware):
     config = SelfLabelConfig(run="cuda")
     model = hardware.place(classifier())
-    optimizer = adam(model, config)
-    reliable = torch.full((len(batch),), UNRELIABLE, device="cuda")
-    return lambda: descend(
-        optimizer,
-        pseudo_label_loss(model, model, batch, reliable, STATISTICS, config, generator, hardware)[
-            0
-        ],
-    )
+    trained = (model, model, PseudoLabels(len(batch), hardware.device), adam(model, config))
+    return self_label_steps(*trained, endless(batch), generator, config, hardware)
 
 
-@pytest.mark.parametrize("make_step", [simclr_step, scan_step, self_label_step])
-def test_a_step_does_not_wait_for_the_device(make_step):
+@pytest.mark.parametrize("make_steps", [simclr, scan, self_label])
+def test_a_step_does_not_wait_for_the_device(make_steps):
     hardware = choose_hardware("cuda")
-    generator = hardware.generator(0)
     batch = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8, device="cuda")
-    step = make_step(batch, generator, hardware)
-    step()
+    steps = make_steps(batch, hardware.generator(0), hardware)
+    next(steps)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step()
+        next(steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -17,7 +17,6 @@ from src_py import export as exporting
 from src_py.checkpoints import (
     choose_classifier,
     clustering_content,
-    digest,
     load_clustering,
     save_checkpoint,
 )
@@ -27,7 +26,7 @@ from src_py.errors import UserError
 from src_py.image_files import read_square
 from src_py.model_card import ModelCard
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.run_files import RunFiles, write_json, write_table
+from src_py.run_files import RunFiles, hashes, sha256, write_json, write_table
 from tests.conftest import PROJECT, write_image
 
 SIZE, CLUSTERS, TEMPERATURE = 16, 5, 1.7
@@ -50,6 +49,7 @@ def random_model(channels):
         for _ in range(5):
             model(torch.randn(16, channels, SIZE, SIZE))
         model.heads.linear.weight.mul_(30)
+    backbone.set_statistics(*STATISTICS[channels])
     return model
 
 
@@ -130,7 +130,7 @@ def test_an_onnx_file_says_what_it_takes_and_gives(exported):
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["cluster_names"]) == NAMES
     assert json.loads(about["merged_clusters"]) == [[1, 3]]
-    assert about["checkpoint_sha256"] == exporting.sha256(exported.files.output("scan"))
+    assert about["checkpoint_sha256"] == sha256(exported.files.output("scan"))
 
 
 def test_no_exported_file_tells_the_folders_of_the_machine(exported):
@@ -144,7 +144,7 @@ def test_the_card_tells_the_facts(exported):
     colours = "RGB" if exported.channels == 3 else "grey"
     for fact in (
         f"uint8 (B, {exported.channels}, {SIZE}, {SIZE}), {colours}",
-        f"| scan.pt | the checkpoint | `{exporting.sha256(exported.files.output('scan'))}` |",
+        f"| scan.pt | the checkpoint | `{sha256(exported.files.output('scan'))}` |",
         "| images | photos |",
         "| number | 40 |",
         "epochs=3",
@@ -246,7 +246,7 @@ def test_the_classifier_is_the_last_stage_that_is_current(tmp_path, monkeypatch)
     scan.write_bytes(b"scan")
     assert choose_classifier(files) == scan
     selflabel.write_bytes(b"selflabel")
-    write_json(files.config("selflabel"), {"made_from": digest(scan)})
+    write_json(files.config("selflabel"), {"made_from": hashes([scan])})
     assert choose_classifier(files) == selflabel
     scan.write_bytes(b"trained again")
     assert choose_classifier(files) == scan

@@ -168,6 +168,7 @@ def coloured():
         heads.linear.weight.copy_(torch.eye(KINDS))
         heads.linear.bias.zero_()
     means = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    means.statistics = (torch.full((3,), 0.5), torch.full((3,), 0.25))
     return ResidentImages(pixels.to(torch.uint8), CPU), ClusteringModel(means, heads)
 
 
@@ -177,7 +178,6 @@ def view_information(images, model, seed=0, hue=0.0):
         images,
         same_kind_neighbors(),
         Augmentation(flip=0.5, brightness=0.2, hue=hue, jitter_probability=1),
-        ((0.5,) * 3, (0.25,) * 3),
         Hardware(CPU, precision=None),
         torch.Generator().manual_seed(seed),
     )
@@ -229,7 +229,6 @@ def test_balanced_evidence_weighs_plain_images_and_views_alike(coloured):
         images,
         same_kind_neighbors(),
         Augmentation(flip=0.5, hue=0.3, jitter_probability=1),
-        ((0.5,) * 3, (0.25,) * 3),
         Hardware(CPU, precision=None),
     )
     draw = torch.Generator()

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from configs.base_config import parse
 from configs.config_predict import PredictConfig
-from src_py.checkpoints import choose_classifier, clustering_content, digest, save_checkpoint
+from src_py.checkpoints import choose_classifier, clustering_content, save_checkpoint
 from src_py.datasets import DataSettings
 from src_py.errors import UserError
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.run_files import RunFiles, write_json
+from src_py.options import parse
+from src_py.run_files import RunFiles, hashes, write_json
 from tests.conftest import PROJECT, write_image
 
 SETTINGS = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)
@@ -54,7 +54,7 @@ def test_self_labelling_that_made_it_worse_is_not_used(monkeypatch, tmp_path, ca
     write_json(files.data, {})
     for stage in ("scan", "selflabel"):
         files.output(stage).write_bytes(stage.encode())
-    write_json(files.config("selflabel"), {"made_from": digest(files.output("scan")), **record})
+    write_json(files.config("selflabel"), {"made_from": hashes([files.output("scan")]), **record})
     assert choose_classifier(files) == files.output(used)
     worse = "ckp/mine/selflabel.pt is worse than ckp/mine/scan.pt by evidence without labels"
     assert (worse in capsys.readouterr().out) == (used == "scan")
@@ -136,7 +136,7 @@ def test_wrong_options_end_in_one_line(monkeypatch, tmp_path, arguments, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
     with pytest.raises(UserError) as error:
-        parse(PredictConfig, "predict", None)
+        parse(PredictConfig, "predict", None)[0]
     assert all(word in str(error.value) for word in words), error.value
 
 

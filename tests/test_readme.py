@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from configs.base_config import parse
 from configs.config_ablation import AblationConfig
 from configs.config_benchmark import BenchmarkConfig
 from configs.config_choose_clusters import ChooseClustersConfig
@@ -22,6 +21,7 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.ablation import as_headlines, as_table, summarize
+from src_py.options import parse
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_a_command_of_the_readme_is_understood(command, monkeypatch, tmp_path):
     stage = what.removesuffix(".py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [what, *arguments])
-    assert parse(CONFIGS[stage], stage, None).run
+    assert parse(CONFIGS[stage], stage, None)[0].run
 
 
 def test_files_that_the_readme_names_exist():

@@ -1,5 +1,7 @@
 """A schedule that fits the minutes, whatever the speed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,11 +9,14 @@ from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py import budget, training_loops
+from src_py import planning, training_loops
+from src_py.errors import UserError, is_out_of_memory
 from src_py.hardware import choose_hardware
 from src_py.loaders import ResidentImages
-from src_py.models import BackboneSpec, ContrastiveModel
+from src_py.models import BackboneSpec, ContrastiveModel, KeyQueue
+from src_py.optimizers import descend
 from src_py.run_files import RunFiles, write_json
+from src_py.schedule import Schedule, Step
 from src_py.session import TrainingSession
 from tests.test_session import Clock
 from tests.test_training_loops import SlowImages
@@ -30,24 +35,24 @@ def plan(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def plan_at(speed, stage, config, model=None):
-        monkeypatch.setattr(budget, "_seconds_per_image", lambda *_: 1 / speed)
+        monkeypatch.setattr(planning, "_seconds_per_image", lambda *_: 1 / speed)
         session = TrainingSession(config, stage, choose_hardware("cpu"))
-        model = model or torch.nn.Linear(1, 1)
-        budget.fit_schedule(model, black_images(IMAGES), config, session, None)
-        return session
+        trained = {"model": model or torch.nn.Linear(1, 1)}
+        schedule = planning.plan(None, trained, black_images(IMAGES), config, session)
+        return session, schedule
 
     return plan_at
 
 
 @pytest.fixture
 def fit(plan):
-    """The configuration that comes out."""
-    return lambda *arguments: plan(*arguments).config
+    """The schedule that comes out."""
+    return lambda *arguments: plan(*arguments)[1]
 
 
 def test_without_minutes_nothing_changes(fit):
     config = fit(100, "simclr", SimCLRConfig(run="mine"))
-    assert (config.epochs, config.images_per_epoch) == (500, None)
+    assert (config.epochs, config.images_per_epoch) == (500, IMAGES)
 
 
 def test_a_fast_device_gets_more_epochs(fit):
@@ -137,7 +142,7 @@ def test_later_scripts_take_as_long_to_start_as_the_first_did(monkeypatch, tmp_p
         started = clock.now - start_up
         session = TrainingSession(config, stage, choose_hardware("cpu"), started=started)
         clock.now += 20
-        return budget.seconds_left(config, session)
+        return planning.seconds_left(config, session)
 
     # Less 20 s, the start-up, an exit (1 s), and the later scripts, each at least 3 + 1 s.
     assert seconds_left("simclr", 0) == pytest.approx(0.6 * (600 - 20 - 1 - 3 * 4))
@@ -159,25 +164,24 @@ def test_later_scripts_take_as_long_to_start_as_the_first_did(monkeypatch, tmp_p
 )
 def test_every_stage_has_a_deadline(monkeypatch, plan, stage, config_class, seconds):
     clock = Clock(monkeypatch)
-    session = plan(100, stage, config_class(run="mine", minutes=10))
+    session, schedule = plan(100, stage, config_class(run="mine", minutes=10))
+    assert schedule.seconds == pytest.approx(seconds)
     assert session.time_used == 0
-    clock.now += seconds / 2
-    assert session.time_used == pytest.approx(0.5)
     trained = 0
-    for _ in session.epochs(1, 1):
+    for _ in session.epochs(replace(schedule, epochs=1)):
         for _ in session.in_time(range(1000)):
-            session.record(1, loss=0.0)
+            session.record(Step(1, {"loss": torch.zeros(())}))
             clock.now += 1
             trained += 1
-    assert trained == pytest.approx(seconds / 2, abs=1)
+    assert trained == pytest.approx(seconds, abs=1)
     assert session.time_used == 1
 
 
 def test_without_minutes_there_is_no_deadline(monkeypatch, plan):
     clock = Clock(monkeypatch)
-    session = plan(100, "scan", ScanConfig(run="mine"))
+    session, schedule = plan(100, "scan", ScanConfig(run="mine"))
     clock.now += 1e6
-    assert session.time_used == 0
+    assert schedule.seconds is None and session.time_used == 0
 
 
 @pytest.mark.parametrize(("slowness", "is_cut_short"), [(1, False), (3, True)])
@@ -187,61 +191,65 @@ def test_a_schedule_for_a_fast_machine_ends_in_time_on_a_slow_one(
     monkeypatch.chdir(tmp_path)
     clock = Clock(monkeypatch)
     second = 1 / 32  # an image; 64 of them are 2 s an epoch
-    monkeypatch.setattr(budget, "_seconds_per_image", lambda *_: second)
+    monkeypatch.setattr(planning, "_seconds_per_image", lambda *_: second)
     images = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
     images = SlowImages(images, clock, slowness * second)
     rates = []
 
-    class Schedule(training_loops.PretextSchedule):
-        def set(self, optimizer, *where):
-            super().set(optimizer, *where)
-            rates.append(optimizer.param_groups[0]["lr"])
+    def steps(**arguments):
+        for step in simclr_steps(**arguments):
+            rates.append(arguments["optimizer"].param_groups[0]["lr"])
+            yield step
 
-    monkeypatch.setattr(training_loops, "PretextSchedule", Schedule)
+    simclr_steps = training_loops.simclr_steps
+    monkeypatch.setattr(training_loops, "simclr_steps", steps)
     config = SimCLRConfig(run="mine", minutes=1, batch_size=16)
     session = TrainingSession(config, "simclr", choose_hardware("cpu"))
     model = ContrastiveModel(BackboneSpec(4, 1, small_stem=True), 16)
-    training_loops.train_simclr(model, images, ((0.5,), (0.25,)), config, session)
+    training_loops.train_simclr(model, images, config, session)
     # 0.6 of 60 s less 13 s for exits and scripts and 28 looks of 0.4 s.
     left = 0.6 * (60 - 13 - 28 * 0.4)
-    assert config.epochs == 11
+    epochs = session.files.record("simclr")["schedule"]["epochs"]
+    assert epochs == 11
     assert left - 1 <= session.seconds <= left + slowness * second * 16
     assert rates[0] == max(rates) > 0 and rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.02 * rates[0]
     assert ("the time is up" in capsys.readouterr().out) == is_cut_short
-    assert (len(session.history) < config.epochs) == is_cut_short
+    assert (len(session.history) < epochs) == is_cut_short
+
+
+def slow_steps(clock, seconds):
+    """A generator of steps of heads alone that take their time."""
+
+    def steps(batches, generator):
+        for batch in batches:
+            clock.now += seconds
+            yield batch
+
+    return steps
 
 
 @pytest.mark.parametrize(("minutes", "epochs"), [(1000, 30), (0.2, 10), (0.1, 1), (0.01, 1)])
 def test_heads_leave_time_for_the_network(monkeypatch, tmp_path, minutes, epochs):
     monkeypatch.chdir(tmp_path)
     clock = Clock(monkeypatch)
-
-    def step():
-        clock.now += 0.02
-
     config = ScanConfig(run="mine", minutes=minutes, head_epochs=30)
     session = TrainingSession(config, "scan", choose_hardware("cpu"))
-    budget.fit_head_epochs(config, session, step, steps=5)
+    steps, batches = slow_steps(clock, 0.02), [torch.arange(3)] * 5
+    found, seconds = planning.fit_head_epochs(30, steps, {}, batches, config, session)
     # Measuring takes a hundredth of the minutes and a step before that. Of half of the minutes,
     # less that and 5 s for this exit and the last script, 0.3 are 1.03 s for 0.2 minutes, and 0.13
     # s for 0.1; an epoch takes 0.1 s.
     assert session.seconds == pytest.approx(min(4, 0.6 * minutes) + 0.02, abs=0.03)
-    assert config.head_epochs == epochs
+    assert found == epochs
+    assert seconds == pytest.approx(0.3 * 0.5 * (60 * minutes - session.seconds - 5))
 
 
-def test_heads_alone_have_a_deadline(monkeypatch, tmp_path):
+def test_without_minutes_heads_are_not_timed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    clock = Clock(monkeypatch)
-
-    def step():
-        clock.now += 1
-
-    session = TrainingSession(ScanConfig(run="mine", minutes=10), "scan", choose_hardware("cpu"))
-    budget.fit_head_epochs(session.config, session, step, steps=5)
-    assert session.seconds == 5 and session.time_used == 0  # four steps are measured, after one
-    clock.now += 0.3 * 0.5 * (600 - 5 - 5) / 2
-    assert session.time_used == pytest.approx(0.5)
+    config = ScanConfig(run="mine", head_epochs=30)
+    session = TrainingSession(config, "scan", choose_hardware("cpu"))
+    assert planning.fit_head_epochs(30, None, {}, [], config, session) == (30, None)
 
 
 def test_a_short_schedule_shortens_the_memory_of_the_average(fit):
@@ -258,16 +266,105 @@ def test_few_steps_become_more_by_smaller_batches(fit):
     assert fit(1_000, "selflabel", SelfLabelConfig(run="mine", minutes=10)).batch_size == 1000
 
 
-def test_the_measured_speed_leaves_the_model_alone(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    images = black_images(64)
+def counting_steps(fits=100, seen=None):
+    """Steps that change model, optimizer, queue and random numbers, and need memory for at most
+    `fits` images."""
+
+    def steps(model, queue, optimizer, batches, generator, config, hardware):
+        for _, images in batches:
+            if seen is not None:
+                seen.append(len(images))
+            if len(images) > fits:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried too much")
+            noise = torch.rand(images.shape, generator=generator)
+            loss = model(images + noise).square().mean()
+            descend(optimizer, loss)
+            queue.push(torch.ones(len(images), 2))
+            yield Step(len(images), {"loss": loss})
+
+    return steps
+
+
+def trained_parts():
     model = torch.nn.BatchNorm2d(1)
-    config = SimCLRConfig(run="mine", minutes=1, batch_size=16)
+    queue = KeyQueue(16, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return {"model": model, "queue": queue, "optimizer": optimizer}
+
+
+@pytest.mark.parametrize("minutes", [None, 1])
+def test_what_is_measured_leaves_everything_alone(monkeypatch, tmp_path, minutes):
+    monkeypatch.chdir(tmp_path)
+    config = SimCLRConfig(run="mine", minutes=minutes, batch_size=16, epochs=2)
     session = TrainingSession(config, "simclr", choose_hardware("cpu"))
-
-    def loss_of(trial, batch, generator):
-        return trial(batch + torch.rand(batch.shape, generator=generator)).sum()
-
-    budget.fit_schedule(model, images, config, session, loss_of)
-    assert config.epochs > 1
+    trained = trained_parts()
+    before = trained["queue"].keys.clone()
+    schedule = planning.plan(counting_steps(), trained, black_images(64), config, session)
+    assert schedule.epochs > (2 if minutes else 1)
+    model = trained["model"]
     assert model.num_batches_tracked == 0 and model.weight.grad is None
+    assert trained["queue"].keys.equal(before) and not trained["optimizer"].state
+
+
+@pytest.mark.parametrize("minutes", [None, 1])
+def test_a_batch_that_does_not_fit_is_halved_before_the_first_epoch(
+    monkeypatch, tmp_path, capsys, minutes
+):
+    monkeypatch.chdir(tmp_path)
+    config = SimCLRConfig(run="mine", minutes=minutes, batch_size=512, epochs=2)
+    session = TrainingSession(config, "simclr", choose_hardware("cpu"))
+    seen = []
+    steps, trained = counting_steps(20, seen), trained_parts()
+    schedule = planning.plan(steps, trained, black_images(64), config, session)
+    assert schedule.batch_size == 16 and config.batch_size == 512
+    assert seen[:4] == [64, 32, 16, 16]
+    told = capsys.readouterr().out
+    assert "does not suffice for a batch of 512: 32 images a step" in told
+    assert "a batch of 32: 16 images" in told
+
+
+def test_when_not_even_two_images_fit_it_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = SimCLRConfig(run="mine", batch_size=8)
+    session = TrainingSession(config, "simclr", choose_hardware("cpu"))
+    with pytest.raises(UserError, match="--image-size"):
+        planning.plan(counting_steps(0), trained_parts(), black_images(64), config, session)
+
+
+def test_other_errors_are_not_swallowed(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def steps(**_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        yield
+
+    config = SimCLRConfig(run="mine", batch_size=8)
+    session = TrainingSession(config, "simclr", choose_hardware("cpu"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        planning.plan(steps, trained_parts(), black_images(64), config, session)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_lack_of_memory_is_known_on_any_device(error):
+    assert is_out_of_memory(error) and not is_out_of_memory(RuntimeError("mat1 and mat2"))
+
+
+def test_a_stage_that_goes_on_keeps_its_schedule(monkeypatch, tmp_path):
+    """Whatever the speed and the memory are now."""
+    monkeypatch.chdir(tmp_path)
+    config = ScanConfig(run="mine", minutes=7, batch_size=100)
+    session = TrainingSession(config, "scan", choose_hardware("cpu"))
+    begun = Schedule(64, 3, 40, 20, ema_decay=0.5, head_epochs=9, seconds=2.0)
+    session.begin(begun)
+    session.files.partial("scan").touch()
+    session = TrainingSession(config, "scan", choose_hardware("cpu"))
+    assert planning.plan(None, {}, black_images(64), config, session) == begun
+    with pytest.raises(UserError, match="begun with 64 images, now 65"):
+        planning.plan(None, {}, black_images(65), config, session)

@@ -41,3 +41,24 @@ def reliable_labels(probabilities: Tensor, neighbors: Tensor, share: float) -> T
     labels = torch.full_like(cluster, UNRELIABLE)
     labels[chosen] = cluster[chosen]
     return labels
+
+
+class PseudoLabels:
+    """The reliable ones, which hold until they are renewed, as a part of what is resumed.
+
+    Attributes:
+        reliable: (N,) int64, UNRELIABLE where there is none.
+    """
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self.reliable = torch.full((images,), UNRELIABLE, device=device)
+
+    def renew(self, logits: Tensor, neighbors: Tensor, share: float) -> None:
+        """From the logits (N, C) of all images; see `reliable_labels`."""
+        self.reliable = reliable_labels(logits.softmax(dim=1), neighbors, share)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"reliable": self.reliable}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.reliable = state["reliable"].to(self.reliable.device)

@@ -3,7 +3,7 @@
 import torch
 
 from src_py.losses import UNRELIABLE
-from src_py.reliable import reliable_labels
+from src_py.pseudo_labels import reliable_labels
 
 
 def probabilities_for(clusters, confidence):

@@ -1,0 +1,121 @@
+"""A step down the gradient, the pretext's learning rate, and moving averages of weights."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from configs.base_config import TrainingConfig
+from configs.config_simclr import SimCLRConfig
+from src_py.hardware import Hardware
+from src_py.schedule import Schedule
+from src_py.session import TrainingSession
+
+Batch = TypeVar("Batch")
+
+PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
+FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
+
+
+def sgd(model: nn.Module, config: SimCLRConfig) -> torch.optim.SGD:
+    """SGD in one fused kernel for all weights, as SimCLR trains."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def adam(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
+    """Adam in one fused kernel for all weights, as SCAN and the self-labelling train."""
+    return torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the gradient of `loss`, unless `optimizer.found_inf` is set and not 0.
+
+    A fused optimizer looks at it on the device, without the host having to ask; MPS does not.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    skip = getattr(optimizer, "found_inf", None)
+    if skip is None or skip.device.type != "mps" or not bool(skip):
+        optimizer.step()
+
+
+class PretextRate:
+    """The learning rate: linear warm-up to a peak in proportion to the batch, then half a cosine
+    to zero."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: SimCLRConfig, schedule: Schedule
+    ) -> None:
+        self.optimizer = optimizer
+        images = min(schedule.batch_size, schedule.images_per_epoch)
+        self.peak = config.learning_rate * images / PAPER_BATCH
+        if config.fine_tune:
+            self.peak *= FINE_TUNE_FACTOR
+        self.epochs, self.steps_per_epoch = schedule.epochs, schedule.steps_per_epoch
+        self.warmup = schedule.warmup_epochs / schedule.epochs
+
+    def for_each(
+        self, batches: Iterable[Batch], epoch: int, session: TrainingSession
+    ) -> Iterator[Batch]:
+        """The batches of an epoch, each with the optimizer at its rate."""
+        for number, batch in enumerate(batches):
+            self.set(epoch + number / self.steps_per_epoch, session.time_used)
+            yield batch
+
+    def set(self, epochs: float, time_used: float) -> None:
+        """
+        Args:
+            epochs: that have been trained, also parts of one.
+            time_used: of what the stage may take, a fraction. Where the machine has become slower
+                than the epochs were planned for, the clock is ahead of them and decides, so that
+                the rate is down when the time is up.
+        """
+        progress = max(epochs / self.epochs, time_used)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak * warmup_cosine(progress, self.warmup)
+
+
+def warmup_cosine(progress: float, warmup: float) -> float:
+    """Factor on the peak learning rate.
+
+    Args:
+        progress: of the whole training, 0 to 1.
+        warmup: share of it that rises linearly from 0.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def moving_average(
+    model: nn.Module, ema_decay: float, hardware: Hardware, compiled: bool
+) -> nn.Module:
+    """A copy of the model for `update_average`; the model itself where there is no EMA."""
+    return hardware.place(copy.deepcopy(model), compiled) if ema_decay else model
+
+
+@torch.no_grad()
+def update_average(
+    average: nn.Module, model: nn.Module, decay: float, buffers: bool = True
+) -> None:
+    """average <- decay x average + (1 - decay) x model.
+
+    Args:
+        buffers: whether the batch statistics are copied.
+    """
+    parameters = [list(module.parameters()) for module in (average, model)]
+    torch._foreach_lerp_(*parameters, 1 - decay)
+    if buffers:
+        for mean, current in zip(average.buffers(), model.buffers(), strict=True):
+            mean.copy_(current)
