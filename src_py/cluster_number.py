@@ -31,6 +31,8 @@ from src_py.prototypes import start_at_prototypes
 from src_py.run_files import write_atomically
 from src_py.training_loops import fit_heads
 
+RECOMMENDATION_FILE = "clusters.json"  # in ckp/<run>/: {"recommended": K, "reason": one line}
+
 # Those of scan.py with the recipe 'best', but for fewer candidates.
 HEADS = 8
 EPOCHS = 30
