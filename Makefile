@@ -70,7 +70,7 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 clean:
 	rm -rf $(VENV) ckp logs out
 
-# The figures of the README: see ablation.py for what is kept of each run.
+# The figures of the pages: see ablation.py for what is kept of each run.
 .PHONY: cifar10 results-digits results-parts results-side-by-side results-folder \
     results-digits-long-tail results-fashion-mnist results-cifar10-cpu
 
