@@ -1,12 +1,14 @@
-# make demo   the four stages on scikit-learn's digits, the table of scores, the gallery
-# make test   style and the whole test suite
+# make demo                            the four stages on scikit-learn's digits, their scores, the gallery
+# make run DATA=photos RUN=holiday     the same on a folder of your own, to out/holiday/gallery.html
+# make test                            style and the whole test suite
+# make tables                          the tables of results in the texts, from the files under results/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= digits
 SEED ?= 0
 
-.PHONY: demo test install clean
+.PHONY: demo run test tables install clean
 
 demo: $(VENV)/installed
 	$(BIN)/python simclr.py --run $(RUN) --seed $(SEED)
@@ -16,10 +18,43 @@ demo: $(VENV)/installed
 	$(BIN)/python evaluate.py --run $(RUN)
 	$(BIN)/python predict.py --run $(RUN) --gallery --out out/$(RUN)
 
+# A folder from the first stage to the gallery. What is finished is not done again, and what was
+# interrupted goes on. Also: INIT=resnet18 (weights to start from), MINUTES=60 (for the four stages
+# together), CLUSTERS=12 (otherwise the number that choose_clusters.py recommends; a number that
+# scan.py has begun with stays).
+ifneq ($(filter run,$(MAKECMDGOALS)),)
+ifeq ($(DATA),)
+$(error make run: say which folder has the images: make run DATA=photos RUN=holiday)
+endif
+ifeq ($(and $(filter-out file,$(origin RUN)),$(RUN)),)
+$(error make run: say how the run is to be called: make run DATA=photos RUN=holiday)
+endif
+ifneq ($(filter ~/%,$(firstword $(DATA))),)
+override DATA := $(patsubst ~/%,$(HOME)/%,$(DATA))
+endif
+export DATA RUN INIT MINUTES CLUSTERS
+endif
+READ_NUMBER := import json, sys; print(json.load(open(sys.argv[1]))["recommended"])
+
+run: $(VENV)/installed
+	$(BIN)/python simclr.py --data "$$DATA" --run "$$RUN" $(if $(INIT),--init "$$INIT") $(if $(MINUTES),--minutes "$$MINUTES")
+	$(BIN)/python extract_features.py --run "$$RUN"
+	@set -e; \
+	if [ -z "$$CLUSTERS" ] && [ ! -f "ckp/$$RUN/scan.json" ]; then \
+	    $(BIN)/python choose_clusters.py --run "$$RUN"; \
+	    CLUSTERS=$$($(BIN)/python -c '$(READ_NUMBER)' "ckp/$$RUN/clusters.json"); \
+	fi; \
+	$(BIN)/python scan.py --run "$$RUN" $${CLUSTERS:+--clusters "$$CLUSTERS"}
+	$(BIN)/python selflabel.py --run "$$RUN"
+	$(BIN)/python predict.py --run "$$RUN" "$$DATA" --gallery --out "out/$$RUN"
+
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto
+
+tables: $(VENV)/installed
+	$(BIN)/python -m src_py.result_tables
 
 install: $(VENV)/installed
 
@@ -35,17 +70,17 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 clean:
 	rm -rf $(VENV) ckp logs out
 
-# The figures of the README: see ablation.py for what is kept of each run.
+# The figures of the pages: see ablation.py for what is kept of each run.
 .PHONY: cifar10 results-digits results-parts results-side-by-side results-folder \
     results-digits-long-tail results-fashion-mnist results-cifar10-cpu
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
 # make cifar10 DATA=<folder> RECIPE=best MINUTES=25
 RECIPE ?= best
-MINUTES ?= 25
 SEEDS ?= 0
 WIDTH ?= $(shell $(BIN)/python -c "import torch; print(64 if torch.cuda.is_available() else 16)")
 OUT ?= out/cifar10-$(MINUTES)min
+cifar10: MINUTES ?= 25
 cifar10: $(VENV)/installed
 	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
 	    --simclr="--minutes $(MINUTES) --width $(WIDTH)" --pixels --out $(OUT)

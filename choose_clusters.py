@@ -4,7 +4,7 @@
     python choose_clusters.py --run holiday --lowest 2 --highest 40
 
 After extract_features.py and before scan.py. Prints a table and a recommendation, and writes
-logs/<run>/choose_clusters.csv and choose_clusters.png.
+logs/<run>/choose_clusters.csv and choose_clusters.png, and ckp/<run>/clusters.json with the number.
 Next: python scan.py --run <run> --clusters K
 """
 
@@ -21,10 +21,15 @@ def main(config: ChooseClustersConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.cluster_number import ClusterNumberStudy, recommend, save_plot
+    from src_py.cluster_number import (
+        RECOMMENDATION_FILE,
+        ClusterNumberStudy,
+        recommend,
+        save_plot,
+    )
     from src_py.hardware import choose_hardware
     from src_py.neighbor_pairs import NeighborPairs
-    from src_py.run_files import write_table
+    from src_py.run_files import write_json, write_table
 
     files = config.files
     _, features_file, neighbors_file = files.inputs("scan")
@@ -49,6 +54,8 @@ def main(config: ChooseClustersConfig) -> None:
     table, plot = files.log("choose_clusters"), files.logs / "choose_clusters.png"
     write_table(table, header, map(astuple, evidence))
     save_plot(plot, evidence, recommended.clusters)
+    told = {"recommended": recommended.clusters, "reason": recommended.reason}
+    write_json(files.checkpoints / RECOMMENDATION_FILE, told)
     again = " --restart" if files.config("scan").exists() else ""
     print(
         f"{table} and {plot.name} written; next: python scan.py {files.option} "

@@ -30,6 +30,8 @@ from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.run_files import write_atomically
 
+RECOMMENDATION_FILE = "clusters.json"  # in ckp/<run>/: {"recommended": K, "reason": one line}
+
 # Those of scan.py with the recipe 'best', but for fewer candidates.
 HEADS = 8
 EPOCHS = 30

@@ -1,6 +1,7 @@
 """choose_clusters.py: the number of clusters is found where it is known, and without a label."""
 
 import csv
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -146,6 +147,8 @@ def test_the_script_prints_a_table_and_writes_it_and_a_plot(run_script, mined_ru
         rows = list(csv.DictReader(file))
     assert [row["clusters"] for row in rows] == ["4", "5", "6"]
     assert max(rows, key=lambda row: float(row["silhouette"]))["clusters"] == "5"
+    written = json.loads((tmp_path / "ckp" / "made" / "clusters.json").read_text())
+    assert written["recommended"] == 5 and written["reason"] in told
     picture = tmp_path / mined_run.logs / "choose_clusters.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert len(list(picture.parent.iterdir())) == 2
@@ -161,6 +164,7 @@ def test_a_run_that_cannot_be_examined_is_refused(mined_run):
     with pytest.raises(UserError, match=r"run first: python extract_features.py --run made"):
         choose_clusters.main(ChooseClustersConfig(run="made"))
     assert not mined_run.logs.exists()
+    assert not (mined_run.checkpoints / cluster_number.RECOMMENDATION_FILE).exists()
 
 
 @pytest.mark.parametrize(

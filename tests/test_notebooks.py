@@ -1,11 +1,15 @@
-"""Both notebooks run from top to bottom on a tiny setting; git holds no outputs."""
+"""Both notebooks run from top to bottom on a tiny setting and stop where a stage fails; train.ipynb
+fetches the project where it is not; git holds no outputs."""
 
 import os
+import re
+import shutil
 import sys
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from tests.conftest import PROJECT
 
@@ -25,33 +29,83 @@ PARAMETERS = {
 }
 
 
-def execute(name, folder):
-    """Runs a notebook with the tests' parameters after its own, in a copy of the project."""
+@pytest.fixture
+def copy_of_the_project(tmp_path, monkeypatch):
+    """What the notebooks need of the project, in a folder of its own."""
+    folder = tmp_path / "copy"
+    for package in ("src_py", "configs"):
+        shutil.copytree(PROJECT / package, folder / package)
+    for script in PROJECT.glob("*.py"):
+        shutil.copy2(script, folder)
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return folder
+
+
+def prepared(name, **changed):
+    """A notebook with the tests' parameters after its own, and without its installation."""
     notebook = nbformat.read(PROJECT / f"{name}.ipynb", as_version=4)
     for position, cell in enumerate(notebook.cells):
         if "parameters" in cell.metadata.get("tags", []):
-            lines = [f"{key} = {value!r}" for key, value in PARAMETERS[name].items()]
+            parameters = PARAMETERS[name] | changed
+            lines = [f"{key} = {value!r}" for key, value in parameters.items()]
             notebook.cells.insert(position + 1, nbformat.v4.new_code_cell("\n".join(lines)))
             break
     for cell in notebook.cells:  # the packages are here already, and tests need no network
         cell.source = "\n".join(x for x in cell.source.splitlines() if not x.startswith("%pip"))
+    return notebook
+
+
+def execute(notebook, folder):
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": folder}}).execute()
+    return said_by(notebook)
+
+
+def said_by(notebook):
     return "\n".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
     )
 
 
-def test_notebooks_run_from_top_to_bottom(tmp_path, monkeypatch):
-    for entry in ("src_py", "configs", *(p.name for p in PROJECT.glob("*.py"))):
-        (tmp_path / entry).symlink_to(PROJECT / entry)
-    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    trained = execute("train", tmp_path)
+def test_notebooks_run_from_top_to_bottom(copy_of_the_project):
+    trained = execute(prepared("train"), copy_of_the_project)
     assert "kmeans" in trained and "selflabel" in trained
-    explored = execute("explore", tmp_path)
+    explored = execute(prepared("explore"), copy_of_the_project)
     assert "cluster 0" in explored and "three" in explored
-    assert '"3": "three"' in (tmp_path / "ckp" / "notebook" / "labels.json").read_text()
-    assert (tmp_path / "out" / "notebook.zip").exists()
+    labels = copy_of_the_project / "ckp" / "notebook" / "labels.json"
+    assert '"3": "three"' in labels.read_text()
+    assert (copy_of_the_project / "out" / "notebook.zip").exists()
+
+
+def test_a_failing_stage_stops_the_notebook(copy_of_the_project):
+    notebook = prepared("train", ARGUMENTS={"simclr": "--epochs 0", "extract_features": ""})
+    with pytest.raises(CellExecutionError, match=r"simclr\.py ended with status 2"):
+        execute(notebook, copy_of_the_project)
+    assert "--epochs 0: must be at least 1" in said_by(notebook)  # the stage's own words are seen
+    stages = [cell for cell in notebook.cells if "_features.py" in cell.source]
+    assert len(stages) == 1 and stages[0].execution_count is None
+
+
+@pytest.mark.skipif(
+    not (PROJECT / ".git").exists(), reason="not a clone, so none can be made of it"
+)
+def test_the_first_cell_fetches_the_project_and_goes_there(tmp_path):
+    notebook = prepared("train")
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    address = re.search(r'^REPOSITORY = "(.+?)"', cell.source, flags=re.MULTILINE)[1]
+    first = cell.source.replace(address, PROJECT.as_posix())
+    where = '!"{sys.executable}" -c "import configs, pathlib; print(pathlib.Path.cwd().name)"'
+    sources = (first, where, first, where)  # run again, it stays where it is
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    execute(notebook, tmp_path)
+    for cell in (notebook.cells[1], notebook.cells[3]):
+        assert [output.text.strip() for output in cell.outputs] == ["scan"]
+
+    kept = tmp_path / "scan" / "of-mine.txt"
+    kept.touch()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (first, where)]
+    execute(notebook, tmp_path)  # a new session finds the folder
+    assert notebook.cells[1].outputs[0].text.strip() == "scan" and kept.exists()
 
 
 @pytest.mark.parametrize("name", ["train", "explore"])

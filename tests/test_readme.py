@@ -1,10 +1,13 @@
-"""The README: its commands are understood by the scripts, its figures are those under results/."""
+"""README.md and the other pages: their commands are understood by the scripts, their links lead
+somewhere, their figures are those under results/."""
 
+import importlib.util
 import json
 import re
 import shlex
 import statistics
 import sys
+import tomllib
 
 import pytest
 
@@ -20,11 +23,15 @@ from configs.config_predict import PredictConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.ablation import as_headlines, as_table, summarize
+from src_py.ablation import mean_and_spread, summarize
 from src_py.options import parse
+from src_py.result_tables import render
 from tests.conftest import PROJECT
 
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
+NAMES = ("README.md", "CONTRIBUTING.md", "results/README.md")
+NAMES += tuple(f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md")))
+PAGES = {name: (PROJECT / name).read_text(encoding="utf-8") for name in NAMES}
+RESULTS = PAGES["results/README.md"]
 CONFIGS = {
     "simclr": SimCLRConfig,
     "moco": MoCoConfig,
@@ -39,32 +46,62 @@ CONFIGS = {
     "benchmark": BenchmarkConfig,
     "ablation": AblationConfig,
 }
-BLOCKS = re.findall(r"^```\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line for block in BLOCKS for line in block.splitlines() if line.startswith(("python ", "make "))
-]
+BLOCK = re.compile(r"^ *```\n(.*?)^ *```", flags=re.MULTILINE | re.DOTALL)
+COMMANDS = {
+    name: [
+        line.strip()
+        for block in BLOCK.findall(page)
+        for line in block.splitlines()
+        if line.strip().startswith(("python ", "make "))
+    ]
+    for name, page in PAGES.items()
+}
+
+
+def test_the_readme_is_read_at_one_sitting():
+    assert len(PAGES["README.md"].split()) <= 1800
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 12
+    assert len(COMMANDS["README.md"]) >= 12 and len(COMMANDS["docs/photos.md"]) >= 12
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_is_understood(command, monkeypatch, tmp_path):
+@pytest.mark.parametrize("command", sorted({each for page in COMMANDS.values() for each in page}))
+def test_a_command_of_the_pages_is_understood(command, monkeypatch, tmp_path):
     program, what, *arguments = shlex.split(command, comments=True)
     if program == "make":
-        targets = (PROJECT / "Makefile").read_text()
+        targets = (PROJECT / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{what}:", targets, flags=re.MULTILINE)
+        return
+    if what == "-m":
+        assert importlib.util.find_spec(arguments[0])
         return
     stage = what.removesuffix(".py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [what, *arguments])
-    assert parse(CONFIGS[stage], stage, None)[0].run
+    config, _ = parse(CONFIGS[stage], stage, None)
+    assert isinstance(config, CONFIGS[stage])
 
 
-def test_files_that_the_readme_names_exist():
-    for path in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
-        assert (PROJECT / path).exists(), path
+def anchors(page):
+    """What the headings of a Markdown page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_of_the_pages_lead_somewhere(name):
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", PAGES[name]):
+        path, _, anchor = link.partition("#")
+        target = (PROJECT / name).parent / path if path else PROJECT / name
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_version_to_cite_is_that_of_the_project():
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    cited = (PROJECT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.+)$", cited, flags=re.MULTILINE) == [version]
 
 
 def speed_row(stage, measured):
@@ -75,30 +112,46 @@ def speed_row(stage, measured):
     return f"| {stage} | " + " | ".join(cells) + " |"
 
 
+METHODS = ("kmeans", "scan", "selflabel")
 BENCHMARK = json.loads((PROJECT / "results" / "benchmark-2-cpu-cores.json").read_text())
 
 
 @pytest.mark.parametrize("stage", BENCHMARK["network"])
 def test_speeds_are_those_of_the_results(stage):
-    assert speed_row(stage, BENCHMARK["network"][stage]) in README
+    assert speed_row(stage, BENCHMARK["network"][stage]) in PAGES["docs/speed.md"]
 
 
 @pytest.mark.parametrize("rows", BENCHMARK["mining"])
 def test_mining_figures_are_those_of_the_results(rows):
     measured = BENCHMARK["mining"][rows]
     row = f"| {int(rows):,} | {measured['seconds']:.1f} | {measured['recall']:.3f} |"
-    assert row in README
+    assert row in PAGES["docs/speed.md"]
 
 
-TABLES = sorted((PROJECT / "results").glob("*/table.md"))
+def test_tables_are_those_of_the_results():
+    """What `make tables` would write is there already."""
+    texts = render()
+    assert PROJECT / "README.md" in texts and len(texts) >= 6
+    for path, text in texts.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run make tables"
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.parent.name)
-def test_scores_are_those_of_the_results(table):
-    summary = summarize(table.parent)
-    assert table.read_text() == as_table(summary)
-    for row in as_headlines(table.parent.name, summary):
-        assert row in README
+def test_tables_hold_every_measured_set(tmp_path):
+    """Also one that nobody has described, after the others."""
+    for name in ("a-new-set", "fashion_mnist", "digits"):
+        seed = tmp_path / "results" / name / "best" / "seed0"
+        seed.mkdir(parents=True)
+        scores = {method: {"acc": 0.5, "nmi": 0.4, "ari": 0.3} for method in METHODS}
+        (seed / "evaluation.json").write_text(json.dumps({"train": scores, "test": scores}))
+    for page in (tmp_path, tmp_path / "results"):
+        (page / "README.md").write_text("before\n<!-- results -->\nold\n<!-- end -->\nafter\n")
+    texts = render(tmp_path)
+    short = texts[tmp_path / "README.md"]
+    assert "old" not in short and short.startswith("before\n") and short.endswith("\nafter\n")
+    found = re.findall(r"^\| \[(.+?)\].* best \| 1 \| 0.500 ", short, flags=re.MULTILINE)
+    assert found == ["digits", "fashion_mnist", "a-new-set"]
+    assert "## a-new-set" in texts[tmp_path / "results" / "README.md"]
+    assert "| best | kmeans | 1 |" in texts[tmp_path / "results" / "a-new-set" / "table.md"]
 
 
 def digits_scores():
@@ -115,7 +168,7 @@ def test_the_worst_seed_of_digits_reaches_what_the_project_promises():
     assert min(digits_scores()) >= 0.955
 
 
-def test_unequal_kinds_gain_what_the_readme_says():
+def test_unequal_kinds_gain_what_is_said():
     results = PROJECT / "results" / "earlier" / "digits-long-tail"
     mean = {
         (setting, split): statistics.mean(
@@ -125,7 +178,45 @@ def test_unequal_kinds_gain_what_the_readme_says():
         for setting in ("paper", "uneven", "merged")
         for split in ("train", "test")
     }
-    told = " ".join((PROJECT / "results" / "README.md").read_text().split())
+    told = " ".join(RESULTS.split())
     for setting in ("paper", "uneven", "merged"):
         assert f"{setting} {mean[setting, 'train']:.3f} and {mean[setting, 'test']:.3f}" in told
     assert mean["merged", "test"] >= mean["paper", "test"] + 0.05
+
+
+def accuracies(folder, setting, method="selflabel"):
+    return summarize(PROJECT / "results" / folder)[setting][method]["test acc"]
+
+
+def test_the_parts_are_worth_what_is_said():
+    settings = summarize(PROJECT / "results" / "earlier" / "digits")
+    assert len(settings) == 8
+    for setting in settings:
+        values = accuracies("earlier/digits", setting)
+        assert f"| {setting} | {mean_and_spread(values)} | {min(values):.3f} |" in RESULTS
+
+
+def test_plain_neighbors_are_worth_what_is_said():
+    plain, strong = (accuracies("side-by-side", name) for name in ("best", "strong-neighbors"))
+    told = " ".join(RESULTS.split())
+    assert f"selflabel {mean_and_spread(plain)}, without them" in told
+    assert f"(`strong-neighbors`) {mean_and_spread(strong)}" in told
+
+
+def test_earlier_misses_are_as_they_were():
+    def mean(*which):
+        return f"{statistics.mean(accuracies(*which)):.3f}"
+
+    long_tail, garments, photos = (
+        f"earlier/{name}" for name in ("digits-long-tail", "fashion_mnist", "cifar10-jpeg")
+    )
+    told = " ".join(RESULTS.split())
+    assert (
+        f"selflabel {mean(long_tail, 'best')}, paper {mean(long_tail, 'paper')}, "
+        f"k-means {mean(long_tail, 'best', 'kmeans')}"
+    ) in told
+    assert (
+        f"selflabel {mean(garments, 'paper')} and {mean(photos, 'paper')}, k-means "
+        f"{mean(garments, 'paper', 'kmeans')} and {mean(photos, 'paper', 'kmeans')}"
+    ) in told
+    assert f"({mean(garments, 'best')} and {mean(photos, 'best')})" in told

@@ -1,7 +1,7 @@
 """SCAN's strong view against Pillow: each operation value by value, the whole by its distribution.
 
-The reference is written from the description of the authors' view (README, "The views"), with
-Pillow's own operations, and shares no code with `src_py/transforms.py`.
+The reference is written from the description of the authors' view (docs/method.md, "The views"),
+with Pillow's own operations, and shares no code with `src_py/transforms.py`.
 """
 
 import random
