@@ -54,7 +54,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
 
 tables: $(VENV)/installed
-	$(BIN)/python -m src_py.result_tables
+	$(BIN)/python -m src_py.research.tables
 
 install: $(VENV)/installed
 
@@ -99,7 +99,7 @@ results-parts: $(VENV)/installed
 
 # The setting in which the authors' code was run beside this one: digits in colour at 16 px, CIFAR-10's views.
 results-side-by-side: $(VENV)/installed
-	$(BIN)/python -m src_py.digit_folders split out/digits-tree
+	$(BIN)/python -m src_py.research.digit_folders split out/digits-tree
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data out/digits-tree \
 	    --recipes paper,best --variants strong-neighbors --seeds 0,1,2 --out results/side-by-side \
 	    --simclr="--image-size 16 --channels 3 --width 16 --epochs 20 --batch-size 128" \
@@ -108,13 +108,13 @@ results-side-by-side: $(VENV)/installed
 
 # A folder of the 1,797 digits, no preset named, beside a Gaussian mixture on their pixels.
 results-folder: $(VENV)/installed
-	$(BIN)/python -m src_py.digit_folders whole out/digits-png
+	$(BIN)/python -m src_py.research.digit_folders whole out/digits-png
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --data out/digits-png --recipes best --seeds 0,1,2 \
 	    --pixels --folder-labels --out results/digits-png
 
 # Digits of which the most frequent is ten times as frequent as the rarest; the test set is balanced.
 results-digits-long-tail: $(VENV)/installed
-	$(BIN)/python -m src_py.digit_folders long-tail out/digits-long-tail
+	$(BIN)/python -m src_py.research.digit_folders long-tail out/digits-long-tail
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --data out/digits-long-tail --variants uneven,merged \
 	    --seeds 0,1,2 --simclr="--image-size 16" --out results/digits-long-tail
 

@@ -11,11 +11,11 @@ and results/<run>/table.md; <run> is the folder's or the preset's name.
 from pathlib import Path
 
 from configs.config_ablation import AblationConfig
-from src_py.options import run_script
+from src_py.run.options import run_script
 
 
 def main(config: AblationConfig) -> None:
-    from src_py.ablation import as_table, run_setting, summarize
+    from src_py.research.ablation import as_table, run_setting, summarize
 
     out = config.out or Path("results") / config.run
     for seed in map(int, config.seeds.split(",")):

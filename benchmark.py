@@ -16,7 +16,7 @@ from configs.config_predict import PredictConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.options import run_script
+from src_py.run.options import run_script
 
 STAGE_CONFIGS = {
     "pretext": SimCLRConfig(run="benchmark"),
@@ -31,9 +31,9 @@ QUICK = {"stage": "all", "widths": "16", "sizes": "10000", "rounds": 3, "seconds
 
 def main(config: BenchmarkConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.benchmark_arms import measure_mining, measure_stage
-    from src_py.hardware import choose_hardware
-    from src_py.run_files import write_json
+    from src_py.research.benchmark_arms import measure_mining, measure_stage
+    from src_py.run.files import write_json
+    from src_py.run.hardware import choose_hardware
 
     hardware = choose_hardware(config.device)
     print(f"benchmark: {hardware}, {config.image_size} px")

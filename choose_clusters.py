@@ -9,7 +9,7 @@ Next: python scan.py --run <run> --clusters K
 """
 
 from configs.config_choose_clusters import ChooseClustersConfig
-from src_py.options import run_script
+from src_py.run.options import run_script
 
 COLUMNS = "{:>4}  {:>13}  {:>9}  {:>10}  {:>16}"
 
@@ -21,15 +21,15 @@ def main(config: ChooseClustersConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.cluster_number import (
+    from src_py.clusters.number import (
         RECOMMENDATION_FILE,
         ClusterNumberStudy,
         recommend,
         save_plot,
     )
-    from src_py.hardware import choose_hardware
     from src_py.neighbor_pairs import NeighborPairs
-    from src_py.run_files import write_json, write_table
+    from src_py.run.files import write_json, write_table
+    from src_py.run.hardware import choose_hardware
 
     files = config.files
     _, features_file, neighbors_file = files.inputs("scan")

@@ -10,26 +10,23 @@ confusion.png and contact_sheet.png.
 from pathlib import Path
 
 from configs.config_evaluate import EvaluateConfig
-from src_py.options import run_script
+from src_py.run.options import run_script
 
 
 def main(config: EvaluateConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import numpy as np
 
-    from src_py import evaluation
-    from src_py.checkpoints import (
-        load_cluster_labels,
-        load_clustering,
-        load_contrastive,
-    )
-    from src_py.cluster_labels import LABELS_FILE
-    from src_py.gallery import save_contact_sheet
-    from src_py.hardware import choose_hardware
-    from src_py.labels import load_labels
-    from src_py.run_data import load_settings, open_split, require_rows
-    from src_py.run_files import write_json
-    from src_py.stages import CLASSIFIERS
+    from src_py.clusters.classifier import load_cluster_labels
+    from src_py.clusters.names import LABELS_FILE
+    from src_py.images.run_images import load_settings, open_split, require_rows
+    from src_py.output.gallery import save_contact_sheet
+    from src_py.run.checkpoints import load_clustering, load_contrastive
+    from src_py.run.files import write_json
+    from src_py.run.hardware import choose_hardware
+    from src_py.run.stages import CLASSIFIERS
+    from src_py.scoring import evaluation
+    from src_py.scoring.class_labels import load_labels
 
     files = config.files
     settings = load_settings(files)

@@ -9,13 +9,13 @@ normalisation and softmax are inside.
 """
 
 from configs.config_export import ExportConfig
-from src_py.options import run_script
+from src_py.run.options import run_script
 
 
 def main(config: ExportConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import choose_classifier, load_cluster_labels, load_clustering
-    from src_py.export import (
+    from src_py.clusters.classifier import choose_classifier, load_cluster_labels
+    from src_py.output.export import (
         PixelClassifier,
         metadata,
         require_onnx,
@@ -23,8 +23,9 @@ def main(config: ExportConfig) -> None:
         save_pt2,
         trace,
     )
-    from src_py.model_card import ModelCard
-    from src_py.run_files import write_atomically
+    from src_py.output.model_card import ModelCard
+    from src_py.run.checkpoints import load_clustering
+    from src_py.run.files import write_atomically
 
     files = config.files
     if "onnx" in config.formats:

@@ -10,8 +10,8 @@ Next: python scan.py --run <run>
 import time
 
 from configs.config_extract_features import ExtractFeaturesConfig
-from src_py.errors import UserError
-from src_py.options import STARTED, run_script
+from src_py.run.errors import UserError
+from src_py.run.options import STARTED, run_script
 
 
 def main(config: ExtractFeaturesConfig) -> None:
@@ -19,19 +19,19 @@ def main(config: ExtractFeaturesConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.checkpoints import load_contrastive
-    from src_py.hardware import choose_hardware
+    from src_py.images.run_images import load_settings, open_train
     from src_py.inference import infer
     from src_py.neighbors import find_neighbors, neighbor_statistics
-    from src_py.run_data import load_settings, open_split
-    from src_py.run_files import hashes, recorded, write_array, write_json, write_table
+    from src_py.run.checkpoints import load_contrastive
+    from src_py.run.files import hashes, recorded, write_array, write_json, write_table
+    from src_py.run.hardware import choose_hardware
 
     files = config.files
     settings = load_settings(files)
     (pretext,) = files.inputs("extract_features")
     hardware = choose_hardware(config.device)
     model = hardware.place(load_contrastive(pretext))
-    images = open_split(files, settings, "train", hardware, config.loading)
+    images = open_train(files, settings, hardware, config.loading)
 
     if config.neighbors >= len(images.names):
         raise UserError(

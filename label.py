@@ -11,17 +11,18 @@ weights stay as they are. An entry is taken back by deleting its line from the f
 from typing import TYPE_CHECKING
 
 from configs.config_label import LabelConfig
-from src_py.options import run_script
+from src_py.run.options import run_script
 
 if TYPE_CHECKING:
-    from src_py.cluster_labels import ClusterLabels
+    from src_py.clusters.names import ClusterLabels
 
 
 def main(config: LabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import load_checkpoint, load_cluster_labels
-    from src_py.cluster_labels import LABELS_FILE
-    from src_py.errors import UserError
+    from src_py.clusters.classifier import load_cluster_labels
+    from src_py.clusters.names import LABELS_FILE
+    from src_py.run.checkpoints import load_checkpoint
+    from src_py.run.errors import UserError
 
     groups, names = config.groups, config.names
     if not (groups or names or config.merge_to or config.show):
@@ -51,12 +52,12 @@ def merged_by_neighbors(config: LabelConfig, labels: "ClusterLabels") -> list[tu
     """Groups of clusters that the training images say are one, with `--merge-to` left over."""
     import numpy as np
 
-    from src_py.checkpoints import choose_classifier
-    from src_py.errors import UserError
-    from src_py.hardware import choose_hardware
-    from src_py.merging import merge_by_neighbors
-    from src_py.prediction import open_classifier
-    from src_py.run_data import open_split, require_rows
+    from src_py.clusters.merging import merge_by_neighbors
+    from src_py.images.run_images import open_mined
+    from src_py.output.prediction import open_classifier
+    from src_py.run.checkpoints import choose_classifier
+    from src_py.run.errors import UserError
+    from src_py.run.hardware import choose_hardware
 
     files, groups = config.files, labels.groups
     if config.merge_to > len(groups):
@@ -66,8 +67,7 @@ def merged_by_neighbors(config: LabelConfig, labels: "ClusterLabels") -> list[tu
         )
     hardware = choose_hardware(config.device)
     classifier = open_classifier(choose_classifier(files), hardware)
-    images = open_split(files, classifier.settings, "train", hardware, config.loading)
-    require_rows(files, images.names)
+    images = open_mined(files, classifier.settings, hardware, config.loading)
     lowest = [group[0] for group in groups]  # where a group's probability is
     _, probabilities = classifier.outputs(images.loader)
     probabilities = labels.merged(probabilities)[:, lowest]

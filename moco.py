@@ -7,18 +7,18 @@ Leaves ckp/<run>/pretext.pt, as simclr.py does. Next: python extract_features.py
 
 from configs.config_moco import MoCoConfig
 from configs.presets import PRESETS
-from src_py.options import STARTED, run_script
+from src_py.run.options import STARTED, run_script
 
 
 def main(config: MoCoConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import torch
 
-    from src_py.checkpoints import contrastive_content
-    from src_py.hardware import choose_hardware
+    from src_py.images.run_images import settle_images
     from src_py.models import BackboneSpec, ContrastiveModel
-    from src_py.run_data import settle_images
-    from src_py.session import TrainingSession
+    from src_py.run.checkpoints import contrastive_content
+    from src_py.run.hardware import choose_hardware
+    from src_py.run.session import TrainingSession
     from src_py.training_loops import train_moco
 
     hardware = choose_hardware(config.device)

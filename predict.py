@@ -14,22 +14,22 @@ Names and merged clusters are those of ckp/<run>/labels.json (the gallery and la
 from typing import TYPE_CHECKING
 
 from configs.config_predict import PredictConfig
-from src_py.options import run_script
+from src_py.run.options import run_script
 
 if TYPE_CHECKING:
-    from src_py.cluster_labels import ClusterLabels
-    from src_py.prediction import Classifier, Prediction
+    from src_py.clusters.names import ClusterLabels
+    from src_py.output.prediction import Classifier, Prediction
 
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.checkpoints import choose_classifier, load_cluster_labels
-    from src_py.errors import UserError
-    from src_py.gallery_images import GalleryImages
-    from src_py.hand_off import hand_off, write_predictions
-    from src_py.hardware import choose_hardware
-    from src_py.prediction import classify_files, list_files, open_classifier
-    from src_py.run_files import write_table
+    from src_py.clusters.classifier import choose_classifier, load_cluster_labels
+    from src_py.output.gallery_images import GalleryImages
+    from src_py.output.hand_off import hand_off, write_predictions
+    from src_py.output.prediction import classify_files, list_files, open_classifier
+    from src_py.run.errors import UserError
+    from src_py.run.files import write_table
+    from src_py.run.hardware import choose_hardware
 
     if not (config.paths or config.gallery):
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
@@ -69,12 +69,11 @@ def show_training_images(
 ) -> None:
     import numpy as np
 
-    from src_py.prediction import show_images
-    from src_py.run_data import open_split, require_rows
+    from src_py.images.run_images import open_mined
+    from src_py.output.prediction import show_images
 
     files = config.files
-    images = open_split(files, classifier.settings, "train", classifier.hardware, config.loading)
-    require_rows(files, images.names)
+    images = open_mined(files, classifier.settings, classifier.hardware, config.loading)
     page = config.out / "gallery.html"
     shown = show_images(images.loader, images.names, classifier)
     shown.write(page, config.run, labels, np.load(files.neighbors))
@@ -82,7 +81,7 @@ def show_training_images(
 
 
 def review(config: PredictConfig, predictions: list["Prediction"]) -> None:
-    from src_py.hand_off import write_review
+    from src_py.output.hand_off import write_review
 
     page = config.out / "review.html"
     write_review(config.out / "review.csv", page, predictions, config.review)
@@ -94,8 +93,8 @@ def sort(config: PredictConfig, predictions: list["Prediction"]) -> None:
     Raises:
         UserError: when not one file could be placed.
     """
-    from src_py.errors import UserError
-    from src_py.sorting import plan, sort_files
+    from src_py.output.sorting import plan, sort_files
+    from src_py.run.errors import UserError
 
     placements = plan(predictions, config.out, config.unsure)
     if config.dry_run:

@@ -7,7 +7,7 @@ Leaves ckp/<run>/scan.pt. Next: python selflabel.py --run <run>
 """
 
 from configs.config_scan import ScanConfig
-from src_py.options import STARTED, run_script
+from src_py.run.options import STARTED, run_script
 
 
 def main(config: ScanConfig) -> None:
@@ -15,21 +15,20 @@ def main(config: ScanConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.calibration import calibrate
-    from src_py.checkpoints import clustering_content, load_contrastive
     from src_py.cluster_heads import train_heads
-    from src_py.cluster_labels import LABELS_FILE, set_aside
-    from src_py.guard import balanced_information, choose_scan_or_kmeans, kmeans_head
-    from src_py.hardware import choose_hardware
+    from src_py.clusters.calibration import calibrate
+    from src_py.clusters.guard import balanced_information, choose_scan_or_kmeans, kmeans_head
+    from src_py.clusters.names import LABELS_FILE, set_aside
+    from src_py.images.run_images import (
+        load_settings,
+        open_mined,
+        require_enough_images,
+    )
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.neighbor_pairs import NeighborPairs
-    from src_py.run_data import (
-        load_settings,
-        open_split,
-        require_enough_images,
-        require_rows,
-    )
-    from src_py.session import TrainingSession
+    from src_py.run.checkpoints import clustering_content, load_contrastive
+    from src_py.run.hardware import choose_hardware
+    from src_py.run.session import TrainingSession
     from src_py.training_loops import keep_best_head, train_scan
 
     files = config.files
@@ -40,8 +39,7 @@ def main(config: ScanConfig) -> None:
     if session.is_finished:
         return
 
-    opened = open_split(files, settings, "train", hardware, config.loading)
-    require_rows(files, opened.names)
+    opened = open_mined(files, settings, hardware, config.loading)
     require_enough_images(len(opened.names), config.clusters)
     images = opened.loader
     pairs = NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)

@@ -8,7 +8,7 @@ python predict.py --run <run> FOLDER --out out
 """
 
 from configs.config_selflabel import SelfLabelConfig
-from src_py.options import STARTED, run_script
+from src_py.run.options import STARTED, run_script
 
 
 def main(config: SelfLabelConfig) -> None:
@@ -16,13 +16,13 @@ def main(config: SelfLabelConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.calibration import calibrate
-    from src_py.checkpoints import clustering_content, load_clustering
-    from src_py.guard import choose_by_views, view_information
-    from src_py.hardware import choose_hardware
+    from src_py.clusters.calibration import calibrate
+    from src_py.clusters.guard import choose_by_views, view_information
+    from src_py.images.run_images import load_settings, open_mined
     from src_py.inference import all_logits
-    from src_py.run_data import load_settings, open_split, require_rows
-    from src_py.session import TrainingSession
+    from src_py.run.checkpoints import clustering_content, load_clustering
+    from src_py.run.hardware import choose_hardware
+    from src_py.run.session import TrainingSession
     from src_py.training_loops import train_self_label
 
     files = config.files
@@ -33,8 +33,7 @@ def main(config: SelfLabelConfig) -> None:
     if session.is_finished:
         return
 
-    opened = open_split(files, settings, "train", hardware, config.loading)
-    require_rows(files, opened.names)
+    opened = open_mined(files, settings, hardware, config.loading)
     neighbors = torch.from_numpy(np.load(files.neighbors)).to(hardware.device)  # (N, k)
     torch.manual_seed(config.seed)
     model = hardware.place(load_clustering(scan)[0], config.compile)

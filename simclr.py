@@ -10,19 +10,19 @@ Leaves ckp/<run>/pretext.pt. Next: python extract_features.py --run <run>
 
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
-from src_py.options import STARTED, run_script
+from src_py.run.options import STARTED, run_script
 
 
 def main(config: SimCLRConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import torch
 
-    from src_py.checkpoints import contrastive_content
-    from src_py.hardware import choose_hardware
+    from src_py.images.run_images import settle_images
     from src_py.models import BackboneSpec, ContrastiveModel
-    from src_py.pretrained import pretrained_model, pretrained_preset
-    from src_py.run_data import settle_images
-    from src_py.session import TrainingSession
+    from src_py.run.checkpoints import contrastive_content
+    from src_py.run.hardware import choose_hardware
+    from src_py.run.pretrained import pretrained_model, pretrained_preset
+    from src_py.run.session import TrainingSession
     from src_py.training_loops import train_simclr
 
     hardware = choose_hardware(config.device)

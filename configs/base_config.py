@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from configs.presets import BEST_RECIPE, DEFAULT_PRESET
-from src_py.errors import UserError
-from src_py.run_files import RunFiles
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles
 
 
 @dataclass(frozen=True)

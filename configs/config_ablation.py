@@ -6,7 +6,7 @@ from typing import Literal
 
 from configs.base_config import DeviceOption, LoadingOption, RunConfig, as_flag
 from configs.presets import BEST_RECIPE, PAPER_RECIPE
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 # What is taken away from the recipe 'best', exchanged or changed in it: options of each script.
 # {clusters} is the preset's number of them, {twice} twice as many.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.base_config import DeviceOption, ScriptConfig, SeedOption, require_at_least
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 LARGEST_BATCH = 2048  # twice as many random images are made
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from configs.base_config import DeviceOption, RunConfig, SeedOption, require_at_least
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 
 @dataclass(frozen=True)

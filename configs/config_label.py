@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tyro.conf import UseAppendAction
 
 from configs.base_config import DeviceOption, LoadingOption, RunConfig, require_at_least
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from configs.base_config import require_at_least, require_fraction
 from configs.config_simclr import SimCLRConfig
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from configs.base_config import (
     require_at_least,
     require_fraction,
 )
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from configs.base_config import TrainingConfig, require_at_least, require_fraction
 from src_py.augmentation import STRONG_VIEW, Augmentation
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from configs.base_config import TrainingConfig, require_at_least
 from src_py.augmentation import Augmentation
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 
 @dataclass(frozen=True)

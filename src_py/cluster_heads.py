@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from configs.config_scan import ScanConfig
-from src_py.kmeans import SAMPLE, kmeans_centers
-from src_py.loaders import number_of_batches, shuffled_batches
+from src_py.clusters.kmeans import SAMPLE, kmeans_centers
+from src_py.images.loaders import number_of_batches, shuffled_batches
 from src_py.losses import ScanLoss
 from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.optimizers import descend
-from src_py.planning import fit_head_epochs
-from src_py.session import TrainingSession
+from src_py.run.planning import fit_head_epochs
+from src_py.run.session import TrainingSession
 
 FEWEST_HEAD_STEPS = 600  # a small set has few steps in an epoch; with 300 heads are not yet apart
 SMALLEST_HEAD_BATCH = 512  # heads are small: a smaller batch takes no less time

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from src_py.hardware import Hardware
-from src_py.loaders import ImageLoader, ordered_batches
+from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.models import Backbone, ClusteringModel
+from src_py.run.hardware import Hardware
 from src_py.transforms import normalize, to_float
 
 

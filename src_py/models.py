@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src_py.errors import UserError
+from src_py.run.errors import UserError
 
 SMALL_STEM_UP_TO = 64  # px: images this small lose too much in the ImageNet stem's stride of 4
 
@@ -231,7 +231,7 @@ def import_timm() -> ModuleType:
     Raises:
         UserError: when timm is not installed.
     """
-    from src_py import torchvision_compat  # noqa: F401  (timm imports torchvision)
+    from src_py.run import torchvision_compat  # noqa: F401  (timm imports torchvision)
 
     try:
         import timm

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from configs.base_config import TrainingConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.hardware import Hardware
-from src_py.schedule import Schedule
-from src_py.session import TrainingSession
+from src_py.run.hardware import Hardware
+from src_py.run.schedule import Schedule
+from src_py.run.session import TrainingSession
 
 Batch = TypeVar("Batch")
 

@@ -16,18 +16,18 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.augmentation import PLAIN_VIEW
-from src_py.hardware import Hardware
-from src_py.health import ClusterCounts
+from src_py.clusters.health import ClusterCounts
+from src_py.images.loaders import ImageLoader, shuffled_batches
 from src_py.inference import all_logits
-from src_py.loaders import ImageLoader, shuffled_batches
 from src_py.losses import info_nce, nt_xent, scan_loss, self_label_loss
 from src_py.models import ClusteringModel, ContrastiveModel, KeyQueue
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.optimizers import PretextRate, adam, descend, moving_average, sgd, update_average
-from src_py.planning import Steps, plan
 from src_py.pseudo_labels import PseudoLabels
-from src_py.schedule import Step
-from src_py.session import Stateful, TrainingSession
+from src_py.run.hardware import Hardware
+from src_py.run.planning import Steps, plan
+from src_py.run.schedule import Step
+from src_py.run.session import Stateful, TrainingSession
 from src_py.transforms import random_view
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # rows (B,) int64, images (B, C, S, S) uint8

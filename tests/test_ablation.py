@@ -2,7 +2,7 @@
 
 import json
 
-from src_py.ablation import as_table, mean_and_spread
+from src_py.research.ablation import as_table, mean_and_spread
 
 TINY = "--epochs 1 --batch-size 16"
 

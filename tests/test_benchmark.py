@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from src_py.augmentation import Augmentation
-from src_py.benchmarking import measure, steady
-from src_py.reference_pipeline import strong_view
+from src_py.research.benchmarking import measure, steady
+from src_py.research.reference_pipeline import strong_view
 from src_py.transforms import random_view
 
 

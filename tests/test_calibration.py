@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src_py.calibration import HIGHEST, LOWEST, fit_temperature
+from src_py.clusters.calibration import HIGHEST, LOWEST, fit_temperature
 
 
 def overconfident(images=600, clusters=4, seed=0):

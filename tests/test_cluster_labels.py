@@ -7,10 +7,10 @@ import pytest
 
 import label as label_script
 from configs.config_label import LabelConfig
-from src_py.checkpoints import save_checkpoint
-from src_py.cluster_labels import ClusterLabels
-from src_py.errors import UserError
-from src_py.options import parse
+from src_py.clusters.names import ClusterLabels
+from src_py.run.checkpoints import save_checkpoint
+from src_py.run.errors import UserError
+from src_py.run.options import parse
 
 PLAIN = ClusterLabels(10, {}, ())
 

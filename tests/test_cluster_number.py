@@ -14,12 +14,12 @@ from sklearn.decomposition import PCA
 
 import choose_clusters
 from configs.config_choose_clusters import ChooseClustersConfig
-from src_py import cluster_number
-from src_py.cluster_number import ClusterNumberStudy, Evidence, recommend
-from src_py.errors import UserError
+from src_py.clusters import number as cluster_number
+from src_py.clusters.number import ClusterNumberStudy, Evidence, recommend
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.neighbors import find_neighbors
-from src_py.run_files import RunFiles, hashes, write_array, write_json
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles, hashes, write_array, write_json
 from tests.conftest import PROJECT
 
 

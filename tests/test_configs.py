@@ -17,10 +17,10 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from configs.presets import BEST, PRESETS
-from src_py.errors import UserError
-from src_py.options import parse
-from src_py.options import run_script as run_script_function
-from src_py.run_files import RunFiles, as_plain, write_json
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles, as_plain, write_json
+from src_py.run.options import parse
+from src_py.run.options import run_script as run_script_function
 from tests.conftest import PROJECT
 
 STAGES = {
@@ -151,7 +151,7 @@ def test_configurations_do_not_import_torch():
         "import sys, configs.config_simclr, configs.config_scan, configs.config_selflabel, "
         "configs.config_extract_features, configs.config_evaluate, configs.config_predict, "
         "configs.config_label, configs.config_export, configs.config_choose_clusters, "
-        "configs.config_moco, configs.config_ablation, src_py.options; "
+        "configs.config_moco, configs.config_ablation, src_py.run.options; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0

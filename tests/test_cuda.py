@@ -9,10 +9,10 @@ import torch
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.hardware import choose_hardware
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.optimizers import adam, sgd
 from src_py.pseudo_labels import PseudoLabels
+from src_py.run.hardware import choose_hardware
 from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src_py.data_report import (
+from src_py.images.files import fit_square, shrink
+from src_py.images.folders import facts_type
+from src_py.images.report import (
     Duplicate,
     describe_files,
     find_duplicates,
     find_equal_files,
     find_lookalikes,
 )
-from src_py.datasets import facts_type
-from src_py.image_files import fit_square, shrink
 from tests.messy import picture
 
 

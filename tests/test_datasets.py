@@ -14,18 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from src_py import datasets, torchvision_compat  # noqa: F401
-from src_py.datasets import (
-    SOURCES,
-    ImageSet,
-    choose_image_size,
-    index_folder,
-    load_images,
-    measure_mean_std,
-    split_folder,
-)
-from src_py.errors import UserError
-from src_py.labels import load_labels, read_array_pickle
+from src_py import datasets
+from src_py.datasets import SOURCES, choose_image_size, load_images
+from src_py.images import folders
+from src_py.images.folders import read_folder, split_folder
+from src_py.images.image_set import DataSettings, ImageSet
+from src_py.images.statistics import measure_mean_std
+from src_py.run import torchvision_compat  # noqa: F401
+from src_py.run.errors import UserError
+from src_py.scoring.class_labels import load_labels, read_array_pickle
 
 RNG = np.random.default_rng(0)
 
@@ -161,13 +158,13 @@ def test_facts_are_those_of_the_files_not_of_the_squares(tmp_path):
 def decoded(monkeypatch):
     """Counts the files decoded; [0] is the number so far."""
     count = [0]
-    read = datasets.read_square_and_header
+    read = folders.read_square_and_header
 
     def counting(*arguments):
         count[0] += 1
         return read(*arguments)
 
-    monkeypatch.setattr(datasets, "read_square_and_header", counting)
+    monkeypatch.setattr(folders, "read_square_and_header", counting)
     return count
 
 
@@ -216,11 +213,11 @@ def test_every_change_of_files_or_settings_is_noticed(photos, tmp_path, decoded,
     assert noticed().names == ["0.png", "9.png", "z.png"]
     assert noticed(image_size=8).images.shape[-1] == 8
     assert noticed(channels=1, image_size=8).images.shape[1] == 1
-    monkeypatch.setattr(datasets, "CACHE_VERSION", datasets.CACHE_VERSION + 1)
+    monkeypatch.setattr(folders, "CACHE_VERSION", folders.CACHE_VERSION + 1)
     noticed(channels=1, image_size=8)
 
 
-@pytest.mark.parametrize("name", datasets._cache_files(Path(), "train"), ids=str)
+@pytest.mark.parametrize("name", folders._cache_files(Path(), "train"), ids=str)
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign"])
 def test_a_damaged_cache_is_decoded_again(photos, tmp_path, decoded, name, damage):
     load(photos, cache_dir=tmp_path)
@@ -269,7 +266,7 @@ def test_a_full_disk_costs_one_line_and_nothing_else(photos, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    datasets._warn_once.cache_clear()
+    folders._warn_once.cache_clear()
     for _ in range(2):
         assert shades(load(photos, cache_dir=tmp_path / "ckp")) == [0, 1, 2]
     assert list((tmp_path / "ckp").iterdir()) == []
@@ -556,7 +553,7 @@ def test_loading_images_works_where_no_labels_exist(tmp_path, monkeypatch):
 
 
 def test_settings_survive_json():
-    settings = datasets.DataSettings("digits", None, 16, 1, (0.5,), (0.25,))
+    settings = DataSettings("digits", None, 16, 1, (0.5,), (0.25,))
     stored = json.loads(json.dumps(vars(settings)))
     assert stored["mean"] == [0.5] and stored["source"] == "digits"
 
@@ -564,21 +561,26 @@ def test_settings_survive_json():
 # --- folders that are too large to keep decoded --------------------------------------------------
 
 
-def test_index_has_the_names_and_statistics_of_the_decoded_set(tmp_path):
+def test_a_folder_is_read_alike_with_and_without_its_pixels(tmp_path, decoded):
     folder, cache = tmp_path / "images", tmp_path / "cache"
     for number in range(5):
         save(folder / f"{number}.png", shade=40 * number)
     (folder / "broken.png").write_bytes(b"")
-    decoded = load_images("folder", folder, "train", 8, 3)
-    index = index_folder(folder, "train", 8, 3, cache)
-    assert index.names == decoded.names and index.skipped == decoded.skipped
-    assert (index.mean, index.std) == measure_mean_std(decoded.images)
-    cached = index_folder(folder, "train", 8, 3, cache)
-    assert cached == index
-    for facts in (decoded.facts, cached.facts):
+    whole = load_images("folder", folder, "train", 8, 3)
+    index = read_folder(folder, "train", 8, 3, cache, keep_pixels=False)
+    assert index.images is None and whole.images is not None
+    assert index == whole and decoded == [12]
+    assert (index.mean, index.std) == measure_mean_std(whole.images)
+    cached = read_folder(folder, "train", 8, 3, cache, keep_pixels=False)
+    assert cached == index and decoded == [12]
+    for facts in (whole.facts, cached.facts):
         np.testing.assert_array_equal(index.facts, facts)
     files = sorted(path.name for path in cache.iterdir())
-    assert files == ["index-train-facts.npy", "index-train.json"]
+    assert files == ["images-train-facts.npy", "images-train.json"]
+    with_pixels = read_folder(folder, "train", 8, 3, cache)
+    assert torch.equal(with_pixels.images, whole.images) and decoded == [18]
+    assert read_folder(folder, "train", 8, 3, cache, keep_pixels=False) == index
+    assert decoded == [18]  # what was read with pixels serves where none are asked for
     (folder / "4.png").unlink()
-    assert len(index_folder(folder, "train", 8, 3, cache).names) == 4
-    assert index_folder(folder, "test", 8, 3, cache) is None
+    assert len(read_folder(folder, "train", 8, 3, cache, keep_pixels=False).names) == 4
+    assert read_folder(folder, "test", 8, 3, cache) is None

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from src_py.digit_folders import RATIO, long_tail_rows, write_digits
+from src_py.research.digit_folders import RATIO, long_tail_rows, write_digits
 
 
 def test_sizes_fall_from_the_most_frequent_class_to_the_rarest():

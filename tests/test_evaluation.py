@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from src_py.evaluation import Split, as_table, evaluate
-from src_py.gallery import save_contact_sheet
-from src_py.loaders import ResidentImages
+from src_py.images.loaders import ResidentImages
+from src_py.output.gallery import save_contact_sheet
+from src_py.scoring.evaluation import Split, as_table, evaluate
 
 
 def random_images(count, channels=3, size=8):

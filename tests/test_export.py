@@ -13,20 +13,16 @@ from PIL import Image
 
 import export
 from configs.config_export import ExportConfig
-from src_py import export as exporting
-from src_py.checkpoints import (
-    choose_classifier,
-    clustering_content,
-    load_clustering,
-    save_checkpoint,
-)
-from src_py.cluster_labels import LABELS_FILE, ClusterLabels
-from src_py.datasets import DataSettings
-from src_py.errors import UserError
-from src_py.image_files import read_square
-from src_py.model_card import ModelCard
+from src_py.clusters.classifier import choose_classifier
+from src_py.clusters.names import LABELS_FILE, ClusterLabels
+from src_py.images.files import read_square
+from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.run_files import RunFiles, hashes, sha256, write_json, write_table
+from src_py.output import export as exporting
+from src_py.output.model_card import ModelCard
+from src_py.run.checkpoints import clustering_content, load_clustering, save_checkpoint
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles, hashes, sha256, write_json, write_table
 from tests.conftest import PROJECT, write_image
 
 SIZE, CLUSTERS, TEMPERATURE = 16, 5, 1.7

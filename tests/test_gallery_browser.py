@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from src_py.gallery_page import write_gallery
+from src_py.output.gallery_page import write_gallery
 from tests.test_gallery_page import HOSTILE, make_content
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src_py.gallery_page import (
+from src_py.output.gallery_page import (
     LARGEST_TILE,
     NEIGHBORS_SHOWN,
     SHEET_SIDE,
@@ -180,7 +180,9 @@ def test_the_same_seed_gives_the_same_bytes(write):
 
 
 def test_the_map_keeps_kinds_apart(monkeypatch):
-    monkeypatch.setattr("src_py.gallery_page.MAP_SAMPLE", 60)  # most rows are placed by others
+    monkeypatch.setattr(
+        "src_py.output.gallery_page.MAP_SAMPLE", 60
+    )  # most rows are placed by others
     kinds = np.arange(300) % 3
     features = np.eye(16)[kinds] + np.random.default_rng(0).normal(0, 0.05, (300, 16))
     positions = map_features(features, seed=0)

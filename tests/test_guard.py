@@ -10,13 +10,13 @@ from sklearn.metrics import pairwise_distances_argmin
 from torch import nn
 from torch.nn import functional as F
 
-from src_py import guard
 from src_py.augmentation import Augmentation
-from src_py.checkpoints import load_checkpoint
-from src_py.hardware import Hardware
-from src_py.loaders import ResidentImages
+from src_py.clusters import guard
+from src_py.images.loaders import ResidentImages
 from src_py.models import ClusterHeads, ClusteringModel
-from src_py.run_files import read_json
+from src_py.run.checkpoints import load_checkpoint
+from src_py.run.files import read_json
+from src_py.run.hardware import Hardware
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from src_py.hand_off import split_by_name, write_fiftyone, write_label_studio, write_review
-from src_py.prediction import Prediction
+from src_py.output.hand_off import split_by_name, write_fiftyone, write_label_studio, write_review
+from src_py.output.prediction import Prediction
 from tests.conftest import write_image
 
 NAMES = ['"><script>alert(1)</script>', "cat & dog", "cluster_2"]

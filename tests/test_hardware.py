@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from src_py import hardware as hardware_module
-from src_py.errors import UserError
-from src_py.hardware import choose_hardware, mix_seed
+from src_py.run import hardware as hardware_module
+from src_py.run.errors import UserError
+from src_py.run.hardware import choose_hardware, mix_seed
 
 
 def test_cpu_is_always_there():

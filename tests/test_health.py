@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src_py.health import ClusterCounts, ClusterHealth
+from src_py.clusters.health import ClusterCounts, ClusterHealth
 
 
 def health_of(*batches, head=0, reliable=None):

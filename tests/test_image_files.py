@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src_py import image_files
-from src_py.image_files import (
+from src_py.images import files as image_files
+from src_py.images.files import (
     UnreadableImage,
     find_files,
     find_images,
@@ -385,7 +385,7 @@ def test_pillow_warnings_do_not_reach_the_terminal(tmp_path):
     path = tmp_path / "x.png"
     palette_image().save(path, transparency=bytes([0, 128, 255, 255]))
     code = (
-        "import pathlib, sys; from src_py.image_files import read_image;"
+        "import pathlib, sys; from src_py.images.files import read_image;"
         "read_image(pathlib.Path(sys.argv[1]))"
     )
     run = subprocess.run(

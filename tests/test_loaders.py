@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from src_py.datasets import load_images
-from src_py.errors import UserError
-from src_py.image_files import find_images
-from src_py.loaders import (
+from src_py.images.files import find_images
+from src_py.images.loaders import (
     MEMORY_SHARE,
     ResidentImages,
     StreamedImages,
@@ -15,6 +14,7 @@ from src_py.loaders import (
     ordered_batches,
     shuffled_batches,
 )
+from src_py.run.errors import UserError
 
 CPU = torch.device("cpu")
 

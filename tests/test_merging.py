@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from src_py.merging import merge_by_neighbors, neighbor_affinity
+from src_py.clusters.merging import merge_by_neighbors, neighbor_affinity
 
 
 def split_kinds(sizes=(400, 40, 60), parts=(4, 1, 2), neighbors=5, seed=0):

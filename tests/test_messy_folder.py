@@ -12,21 +12,22 @@ import torch
 
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
-from src_py import run_data
-from src_py.checkpoints import load_checkpoint
-from src_py.datasets import index_folder, load_images
-from src_py.errors import UserError
-from src_py.hardware import Hardware
-from src_py.image_files import read_square
-from src_py.models import BackboneSpec, ContrastiveModel
-from src_py.run_data import (
+from src_py.datasets import load_images
+from src_py.images import run_images as run_data
+from src_py.images.files import read_square
+from src_py.images.folders import read_folder
+from src_py.images.run_images import (
     NETWORKS_ON_DISK,
     bytes_written,
     require_disk_space,
     require_enough_images,
     settle_images,
 )
-from src_py.run_files import RunFiles
+from src_py.models import BackboneSpec, ContrastiveModel
+from src_py.run.checkpoints import load_checkpoint
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles
+from src_py.run.hardware import Hardware
 from tests.messy import MessyFolder, make_messy_folder
 
 Usage = namedtuple("Usage", "total used free")
@@ -62,7 +63,7 @@ def test_every_row_holds_the_image_of_its_name(messy, tmp_path):
     assert [name for name, _ in decoded.skipped] == messy.unreadable
     for name, image in zip(decoded.names, decoded.images.numpy(), strict=True):
         np.testing.assert_array_equal(image, read_square(root / name, 16, 3).transpose(2, 0, 1))
-    index = index_folder(root, "train", 16, 3)
+    index = read_folder(root, "train", 16, 3, keep_pixels=False)
     assert (index.names, index.skipped) == (decoded.names, decoded.skipped)
     np.testing.assert_array_equal(index.facts, decoded.facts)
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from src_py import metrics
-from src_py.metrics import (
+from src_py.scoring import metrics
+from src_py.scoring.metrics import (
     cluster_summary,
     contingency,
     hungarian_accuracy,

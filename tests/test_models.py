@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from src_py import torchvision_compat  # noqa: F401
-from src_py.checkpoints import clustering_content, load_clustering, save_checkpoint
-from src_py.datasets import DataSettings
+from src_py.images.image_set import DataSettings
 from src_py.models import (
     BackboneSpec,
     ClusterHeads,
@@ -14,6 +12,8 @@ from src_py.models import (
     ResNet18,
     spec_from_dict,
 )
+from src_py.run import torchvision_compat  # noqa: F401
+from src_py.run.checkpoints import clustering_content, load_clustering, save_checkpoint
 
 
 @pytest.mark.parametrize(

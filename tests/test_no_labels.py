@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import PROJECT
 
-LABELS = {"src_py.labels", "src_py.metrics", "src_py.evaluation"}
+LABELS = {"src_py.scoring.class_labels", "src_py.scoring.metrics", "src_py.scoring.evaluation"}
 
 
 def imported(path):
@@ -49,7 +49,7 @@ def closure(script):
 )
 def test_a_training_stage_imports_nothing_that_reads_labels(script):
     modules = closure(script)
-    assert "src_py.hardware" in modules
+    assert "src_py.run.hardware" in modules
     assert not modules & LABELS
 
 

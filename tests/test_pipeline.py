@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src_py.checkpoints import load_checkpoint
+from src_py.run.checkpoints import load_checkpoint
 from tests.conftest import TINY, write_image
 
 PRETEXT = ("--width", "4", *TINY)

@@ -9,15 +9,16 @@ from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py import planning, training_loops
-from src_py.errors import UserError, is_out_of_memory
-from src_py.hardware import choose_hardware
-from src_py.loaders import ResidentImages
+from src_py import training_loops
+from src_py.images.loaders import ResidentImages
 from src_py.models import BackboneSpec, ContrastiveModel, KeyQueue
 from src_py.optimizers import descend
-from src_py.run_files import RunFiles, write_json
-from src_py.schedule import Schedule, Step
-from src_py.session import TrainingSession
+from src_py.run import planning
+from src_py.run.errors import UserError, is_out_of_memory
+from src_py.run.files import RunFiles, write_json
+from src_py.run.hardware import choose_hardware
+from src_py.run.schedule import Schedule, Step
+from src_py.run.session import TrainingSession
 from tests.test_session import Clock
 from tests.test_training_loops import SlowImages
 

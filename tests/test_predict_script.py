@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from configs.config_predict import PredictConfig
-from src_py.checkpoints import choose_classifier, clustering_content, save_checkpoint
-from src_py.datasets import DataSettings
-from src_py.errors import UserError
+from src_py.clusters.classifier import choose_classifier
+from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.options import parse
-from src_py.run_files import RunFiles, hashes, write_json
+from src_py.run.checkpoints import clustering_content, save_checkpoint
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles, hashes, write_json
+from src_py.run.options import parse
 from tests.conftest import PROJECT, write_image
 
 SETTINGS = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)
@@ -143,7 +144,8 @@ def test_wrong_options_end_in_one_line(monkeypatch, tmp_path, arguments, words):
 def test_predicting_loads_no_library_it_does_not_need():
     """Or a single image would take longer than three seconds."""
     code = (
-        "import sys, src_py.checkpoints, src_py.prediction, src_py.hand_off, src_py.sorting; "
+        "import sys, src_py.clusters.classifier, src_py.output.prediction, "
+        "src_py.output.hand_off, src_py.output.sorting; "
         "print({'sklearn', 'matplotlib', 'faiss', 'tensorboard', 'torchvision', 'scipy'}"
         " & sys.modules.keys() or '')"
     )

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from src_py.cluster_labels import ClusterLabels
-from src_py.datasets import DataSettings
-from src_py.errors import UserError
-from src_py.hardware import choose_hardware
+from src_py.clusters.names import ClusterLabels
+from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.prediction import Classifier, classify_files, list_files
+from src_py.output.prediction import Classifier, classify_files, list_files
+from src_py.run.errors import UserError
+from src_py.run.hardware import choose_hardware
 from tests.conftest import write_image
 
 SETTINGS = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from configs.presets import PRESETS
-from src_py import torchvision_compat  # noqa: F401  (must precede torchvision)
-from src_py.checkpoints import (
+from src_py.images.image_set import DataSettings
+from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18, import_timm
+from src_py.run import torchvision_compat  # noqa: F401  (must precede torchvision)
+from src_py.run.checkpoints import (
     clustering_content,
     contrastive_content,
     load_clustering,
     load_contrastive,
     save_checkpoint,
 )
-from src_py.datasets import DataSettings
-from src_py.errors import UserError
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18, import_timm
-from src_py.pretrained import (
+from src_py.run.errors import UserError
+from src_py.run.pretrained import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     load_backbone,

@@ -23,9 +23,9 @@ from configs.config_predict import PredictConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.ablation import mean_and_spread, summarize
-from src_py.options import parse
-from src_py.result_tables import render
+from src_py.research.ablation import mean_and_spread, summarize
+from src_py.research.tables import render
+from src_py.run.options import parse
 from tests.conftest import PROJECT
 
 NAMES = ("README.md", "CONTRIBUTING.md", "results/README.md")

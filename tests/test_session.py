@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from configs.config_scan import ScanConfig
-from src_py.checkpoints import load_checkpoint, save_checkpoint
-from src_py.errors import UserError
-from src_py.hardware import choose_hardware
-from src_py.run_files import RunFiles, read_json, write_atomically
-from src_py.schedule import Schedule, Step
-from src_py.session import TrainingSession
+from src_py.run.checkpoints import load_checkpoint, save_checkpoint
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles, read_json, write_atomically
+from src_py.run.hardware import choose_hardware
+from src_py.run.schedule import Schedule, Step
+from src_py.run.session import TrainingSession
 
 
 def options(run="mine", epochs=4, checkpoint_seconds=0.0, **others):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from src_py import sorting
-from src_py.prediction import Prediction
-from src_py.sorting import plan, safe_name, sort_files
+from src_py.output import sorting
+from src_py.output.prediction import Prediction
+from src_py.output.sorting import plan, safe_name, sort_files
 
 
 def write(path, content="x"):

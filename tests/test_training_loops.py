@@ -9,13 +9,13 @@ from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py import cluster_heads, inference, optimizers, planning, training_loops
-from src_py.hardware import choose_hardware
-from src_py.loaders import ResidentImages
+from src_py import cluster_heads, inference, optimizers, training_loops
+from src_py.images.loaders import ResidentImages
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
 from src_py.neighbor_pairs import NeighborPairs
-from src_py.schedule import Schedule
-from src_py.session import TrainingSession
+from src_py.run import planning
+from src_py.run.hardware import choose_hardware
+from src_py.run.session import TrainingSession
 from tests.test_session import Clock
 
 SPEC = BackboneSpec(width=4, channels=3, small_stem=True)
@@ -244,7 +244,7 @@ def test_the_rate_follows_whichever_is_ahead_the_epochs_or_the_clock(warmup):
         run="tiny", epochs=10, batch_size=8, learning_rate=64.0, warmup_epochs=warmup
     )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.0)
-    schedule = Schedule.asked(config, images=32)  # four steps an epoch
+    schedule = planning.asked_for(config, images=32)  # four steps an epoch
     follows = optimizers.PretextRate(optimizer, config, schedule)
 
     def rate(epoch, step, time_used):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy.stats import ks_2samp, kstest
 
-from src_py import torchvision_compat  # noqa: F401
 from src_py import transforms as ours
+from src_py.run import torchvision_compat  # noqa: F401
 
 # isort: split
 from torchvision.transforms import ColorJitter, RandomResizedCrop

@@ -1,0 +1,193 @@
+"""Label-free evidence of how good clusters are, and what is kept by it.
+
+The evidence is the mutual information between the cluster of an image and that of one of its
+neighbors, in nats:
+
+    I = sum_ab P(a, b) log( P(a, b) / (P(a) P(b)) )
+
+with P(a, b) the share of neighbor pairs that fall into clusters a and b. It is SCAN's objective
+without a weight to choose: large where neighbors meet (consistency) and where clusters are many and
+even (entropy), at most log C, and 0 for a single cluster as for clusters drawn at random. It needs
+only who is in which cluster, so that k-means can be compared with a network.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src_py.augmentation import Augmentation
+from src_py.clusters.calibration import fit_temperature
+from src_py.clusters.kmeans import SAMPLE, kmeans_centers
+from src_py.images.loaders import ImageLoader
+from src_py.models import ClusterHeads, ClusteringModel
+from src_py.run.hardware import Hardware
+from src_py.transforms import random_view
+
+KMEANS_ITERATIONS, KMEANS_STARTS = 30, 10
+EVIDENCE_PAIRS = 10_000  # of views, at most
+EVIDENCE_VIEWS = 3  # of each image and of a neighbor, at most
+EVIDENCE_BATCH = 512
+
+
+def pair_information(first: Tensor, second: Tensor, clusters: int) -> float:
+    """Mutual information of the clusters of pairs, in nats.
+
+    Args: first, second (M,) int64, the clusters of both sides of each pair.
+    """
+    counts = torch.bincount(first * clusters + second, minlength=clusters * clusters)
+    joint = counts.cpu().double().view(clusters, clusters) / len(first)  # MPS has no float64
+    apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
+    return float(torch.xlogy(joint, joint / apart.clamp(min=1e-300)).sum())
+
+
+def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:
+    """The evidence for clusters of all images.
+
+    Args: assigned (N,) int64; neighbors (N, k) int64.
+    """
+    k, clusters = neighbors.shape[1], int(assigned.max()) + 1
+    return pair_information(assigned.repeat_interleave(k), assigned[neighbors].flatten(), clusters)
+
+
+@torch.no_grad()
+def view_information(
+    model: ClusteringModel,
+    images: ImageLoader,
+    neighbors: Tensor,
+    augmentation: Augmentation,
+    hardware: Hardware,
+    generator: torch.Generator,
+) -> float:
+    """The evidence on random views: clusters of a view of an image and of a view of a neighbor.
+
+    It compares two networks, neither of which sees the images as the neighbors were found with.
+
+    Args:
+        model: a classifier with one head.
+        neighbors: (N, k) int64 on the device.
+    """
+    model.eval()
+    device = neighbors.device
+    order = torch.randperm(len(neighbors), generator=generator, device=device)
+    anchors = order.repeat(EVIDENCE_VIEWS)[:EVIDENCE_PAIRS]
+    column = torch.randint(neighbors.shape[1], anchors.shape, generator=generator, device=device)
+    rows = torch.stack([anchors, neighbors[anchors, column]])  # (2, M)
+    found = []
+    for _, batch in images.batches(rows.flatten().split(EVIDENCE_BATCH)):
+        with hardware.autocast():
+            logits = model(random_view(batch, augmentation, generator, model.statistics))[0]
+        found.append(logits.argmax(dim=1))
+    first, second = torch.cat(found).view(2, -1)
+    return pair_information(first, second, model.heads.clusters)
+
+
+def evidence_looks(images: int) -> float:
+    """What view_information takes for two classifiers, in looks at all images."""
+    return 2 * 2 * min(EVIDENCE_PAIRS, EVIDENCE_VIEWS * images) / images
+
+
+def balanced_information(
+    model: ClusteringModel,
+    logits: Tensor,
+    images: ImageLoader,
+    neighbors: Tensor,
+    augmentation: Augmentation,
+    hardware: Hardware,
+    generator: torch.Generator,
+) -> float:
+    """The geometric mean of the evidence on plain images and on strong views.
+
+    Plain images favour k-means, which works on the very features that the neighbors were found
+    with; strong views favour SCAN's network, which was trained on them. By ratios, what one side
+    gains by its favour it loses by the other's.
+
+    Args:
+        model: a classifier with one head.
+        logits: (N, C), the model's, of all images.
+        neighbors: (N, k) int64 on the device.
+    """
+    plain = neighbor_information(logits.argmax(dim=1), neighbors)
+    in_views = view_information(model, images, neighbors, augmentation, hardware, generator)
+    return math.sqrt(plain * in_views)
+
+
+def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -> ClusterHeads:
+    """K-means on the L2-normalised features, as a head that assigns an image to its center.
+
+    With z the normalised features and m_c the centers, logit_c is proportional to
+    -|z - m_c|^2, up to what all clusters share; its scale is the one at which the mean confidence
+    equals the share of neighbors that meet (calibration.fit_temperature).
+
+    Args: features (N, D) float32; neighbors (N, k) int64.
+    """
+    unit = F.normalize(features, dim=1)
+    random = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(len(unit), generator=random)[:SAMPLE].to(unit.device)
+    points = unit[sample].cpu().numpy()
+    found = kmeans_centers(points, clusters, seed, KMEANS_ITERATIONS, KMEANS_STARTS)
+    centers = torch.from_numpy(found).to(unit)  # (C, D)
+    head = ClusterHeads(features.shape[1], clusters, heads=1, normalized=True).to(unit.device)
+    with torch.no_grad():
+        head.linear.weight.copy_(2 * centers)
+        head.linear.bias.copy_(-centers.square().sum(dim=1))
+        # Features of a short pretext lie close together. In units of their spread, the scale that
+        # is looked for is of the order of 1.
+        _sharpen(head, 1 / (unit - unit.mean(dim=0)).square().sum(dim=1).mean().clamp(min=1e-9))
+        _sharpen(head, 1 / fit_temperature(head(features)[0].cpu(), neighbors.cpu()))
+    return head
+
+
+def _sharpen(head: ClusterHeads, factor: Tensor | float) -> None:
+    """Multiplies the logits."""
+    head.linear.weight *= factor
+    head.linear.bias *= factor
+
+
+def choose_scan_or_kmeans(
+    information: dict[str, float], guard: bool, say: Callable[[str], None]
+) -> str:
+    """'kmeans' where the evidence is for it, else 'scan'.
+
+    Args:
+        information: nats, of both; see balanced_information.
+        guard: whether k-means may be chosen.
+    """
+    told = (
+        f"scan: its clusters tell {information['scan']:.3f} nats of a neighbor's, those of k-means "
+        f"on the pretext's features {information['kmeans']:.3f}"
+    )
+    if information["scan"] >= information["kmeans"]:
+        say(told)
+        return "scan"
+    say(f"{told}: warning: SCAN has lost what the features hold; lower --learning-rate or --epochs")
+    return _guarded(("scan", "kmeans"), "k-means is kept in its place", guard, say)
+
+
+def choose_by_views(information: dict[str, float], guard: bool, say: Callable[[str], None]) -> str:
+    """'scan' where self-labelling has lowered the evidence, else 'selflabel'.
+
+    Args:
+        information: nats, of both; see view_information.
+        guard: whether scan.py's classifier may be chosen.
+    """
+    told = (
+        f"selflabel: in strong views, its clusters tell {information['selflabel']:.3f} nats of a "
+        f"neighbor's, those that it was given {information['scan']:.3f}"
+    )
+    if information["selflabel"] >= information["scan"]:
+        say(told)
+        return "selflabel"
+    say(f"{told}: warning: self-labelling has not helped; it may with fewer --epochs")
+    return _guarded(("selflabel", "scan"), "scan.py's classifier is kept", guard, say)
+
+
+def _guarded(names: tuple[str, str], told: str, guard: bool, say: Callable[[str], None]) -> str:
+    """Of the names (trained, other), the other where the guard is on; says so."""
+    trained, other = names
+    if not guard:
+        return trained
+    say(f"{trained}: {told} (--no-guard keeps what was trained)")
+    return other

@@ -1,0 +1,38 @@
+"""How the images of a run are seen, which its first stage decides once, and what was read."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What every later stage must know about the images of a run."""
+
+    source: str  # 'folder', or the name of a set (datasets.SOURCES)
+    root: str | None  # folder that the images, or the downloads, are in
+    image_size: int  # side in px
+    channels: int  # 1 or 3
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]  # per channel, of pixels in [0, 1]
+
+
+@dataclass
+class ImageSet:
+    """The images of one split, and which is which.
+
+    Attributes:
+        names: one per row: a file's path relative to the root, or 'train/00012'.
+        images: (N, C, S, S) uint8, or None where a folder's pixels were not asked for.
+        skipped: (path, reason) of a folder's unreadable files.
+        mean, std: per channel, of pixels in [0, 1]; None where they were not measured.
+        facts: (N,) of folders.facts_type, what a folder's files were; None for other sources.
+    """
+
+    names: list[str]
+    images: Tensor | None = field(compare=False, default=None)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    facts: np.ndarray | None = field(compare=False, default=None)

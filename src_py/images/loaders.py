@@ -1,0 +1,154 @@
+"""Batches of images by index: from a set that lives on the device, or from files when needed.
+
+Both loaders yield the same bytes in the same order, so that training ends with the same weights
+whichever is chosen; the choice is one of memory and speed.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src_py.images.files import UnreadableImage, read_square
+from src_py.run.errors import UserError
+from src_py.run.hardware import available_cores
+
+Loading = Literal["auto", "resident", "streamed"]
+MEMORY_SHARE = 0.5  # of the device's memory that decoded images may take
+
+UNKNOWN_MEMORY = 8 * 2**30  # bytes, assumed where the system does not tell
+
+
+class ImageLoader(Protocol):
+    """What the training loops ask of a set of images."""
+
+    image_size: int  # side in px
+
+    def __len__(self) -> int: ...
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (indices (B,), images (B, C, S, S) uint8), both on the device."""
+        ...
+
+
+class ResidentImages:
+    """A decoded set kept on the device, so that a batch is one index operation."""
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        """images: (N, C, S, S) uint8."""
+        self.images = images.to(device)
+        self.image_size = images.shape[-1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in index_batches:
+            indices = indices.to(self.images.device)
+            yield indices, self.images[indices]
+
+
+class StreamedImages:
+    """Image files that worker processes decode and crop to uint8 just before they are needed."""
+
+    def __init__(
+        self, paths: Sequence[Path], image_size: int, channels: int, device: torch.device
+    ) -> None:
+        self.files = _SquareFiles(paths, image_size, channels)
+        self.image_size = image_size
+        self.device = device
+        self.workers = available_cores()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        index_batches = [indices.cpu() for indices in index_batches]
+        on_cuda = self.device.type == "cuda"
+        decoded = DataLoader(
+            self.files,
+            batch_sampler=[indices.tolist() for indices in index_batches],
+            num_workers=self.workers,
+            collate_fn=_stack_or_say_why_not,
+            pin_memory=on_cuda,
+        )
+        for indices, images in zip(index_batches, decoded, strict=True):
+            if isinstance(images, str):
+                raise UserError(images)
+            images = images.to(self.device, non_blocking=on_cuda)  # (B, S, S, C)
+            yield indices.to(self.device), images.permute(0, 3, 1, 2)
+
+
+def _stack_or_say_why_not(images: list[Tensor | str]) -> Tensor | str:
+    """A batch; or, as an exception would lose its form on the way from a worker, what is wrong."""
+    wrong = next((image for image in images if isinstance(image, str)), None)
+    return wrong or torch.stack([image for image in images if isinstance(image, Tensor)])
+
+
+class _SquareFiles(Dataset[Tensor | str]):
+    """Files as uint8 (S, S, C), or why one cannot be read."""
+
+    def __init__(self, paths: Sequence[Path], image_size: int, channels: int) -> None:
+        self.paths = paths
+        self.image_size = image_size
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        path = self.paths[index]
+        try:
+            return torch.from_numpy(read_square(path, self.image_size, self.channels))
+        except UnreadableImage as error:
+            return f"{path} was readable when the run was begun and is no more ({error})"
+
+
+def choose_loading(wanted: Loading, set_bytes: int, device: torch.device) -> tuple[str, str]:
+    """'resident' or 'streamed', and why in a few words.
+
+    Args:
+        wanted: 'auto' keeps the set resident when it takes at most half of the device's memory.
+        set_bytes: size of the decoded set.
+    """
+    memory = device_memory(device)
+    sizes = f"{set_bytes / 2**30:.2f} GiB decoded, {memory / 2**30:.1f} GiB of memory"
+    if wanted != "auto":
+        return wanted, f"as --loading says; {sizes}"
+    if set_bytes <= MEMORY_SHARE * memory:
+        return "resident", sizes
+    return "streamed", f"{sizes}, of which images may take {MEMORY_SHARE:.0%}"
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes: what is free on a CUDA device, else the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if not hasattr(os, "sysconf"):  # Windows
+        return UNKNOWN_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def shuffled_batches(
+    size: int, batch_size: int, generator: torch.Generator, count: int | None = None
+) -> list[Tensor]:
+    """One epoch in random order: every index once, or `count` of them, in batches of nearly equal
+    size.
+
+    Equal sizes mean that no batch is dropped or too small for batch statistics, whatever `size` is.
+    """
+    order = torch.randperm(size, generator=generator, device=generator.device)[:count]
+    return list(order.tensor_split(number_of_batches(len(order), batch_size)))
+
+
+def ordered_batches(size: int, batch_size: int) -> list[Tensor]:
+    """Every index once, in order."""
+    return list(torch.arange(size).split(batch_size))
+
+
+def number_of_batches(size: int, batch_size: int) -> int:
+    return -(-size // batch_size)

@@ -1,0 +1,156 @@
+"""What a folder of images holds, told before training: sizes, kinds of pixels, duplicates.
+
+Nothing here changes what is trained on: duplicates are listed, and stay in.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+# Pillow's names of pixel modes, in words.
+MODE_NAMES = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "P": "palette",
+    "RGBA": "RGB with transparency",
+    "I": "32-bit grey",
+    "F": "floating-point grey",
+}
+# Two images look alike when, between their thumbnails, at most this many of the 64 signs of
+# differences disagree, and the mean difference is at most this share of their contrast.
+LARGEST_DISTANCE = 10
+LARGEST_DIFFERENCE = 0.12
+FLAT_CONTRAST = 8.0  # grey levels; a floor, so that noise does not count as contrast
+NEXT_IN_ORDER = 3
+PAIRS_AT_ONCE = 20_000  # bounds the memory where all images look alike
+
+
+class Duplicate(NamedTuple):
+    """A row of duplicates.csv."""
+
+    path: str  # relative to the folder of images
+    duplicate_of: str  # an image earlier in the order of rows
+    kind: Literal["exact", "near"]  # the same bytes, or the same looks
+
+
+def describe_files(facts: np.ndarray) -> list[str]:
+    """Sizes and kinds of pixels as found, in two lines.
+
+    Args:
+        facts: (N,) of folders.facts_type, N at least 1.
+    """
+    sides = np.stack([facts["width"], facts["height"]])  # (2, N) px
+    shorter, longer = sides.min(0), sides.max(0)
+    smallest, largest = (_size(facts[row]) for row in (shorter.argmin(), longer.argmax()))
+    elongation = float((longer / shorter).max())
+    modes = Counter(facts["mode"].tolist()).most_common()
+    return [
+        f"smallest {smallest}, median shorter side {np.median(shorter):.0f} px, largest {largest}, "
+        f"most elongated {elongation:.3g} : 1",
+        ", ".join(f"{count} {_mode_name(mode)}" for mode, count in modes),
+    ]
+
+
+def _size(fact: np.void) -> str:
+    return f"{fact['width']} x {fact['height']} px"
+
+
+def _mode_name(mode: str) -> str:
+    return "16-bit grey" if mode.startswith("I;16") else MODE_NAMES.get(mode, mode)
+
+
+def find_duplicates(root: Path, names: list[str], facts: np.ndarray) -> list[Duplicate]:
+    """Every image that repeats an earlier one, in the order of rows.
+
+    Args:
+        names: (N,) paths relative to `root`.
+        facts: (N,) of folders.facts_type.
+    """
+    exact = find_equal_files([root / name for name in names], facts["thumbnail"])
+    single = np.flatnonzero(exact == np.arange(len(names)))
+    near = single[find_lookalikes(facts["thumbnail"][single])]
+    found = {row: Duplicate(names[row], names[exact[row]], "exact") for row in range(len(names))}
+    found |= {
+        row: Duplicate(names[row], names[other], "near")
+        for row, other in zip(single.tolist(), near.tolist(), strict=True)
+    }
+    return [duplicate for duplicate in found.values() if duplicate.path != duplicate.duplicate_of]
+
+
+def find_equal_files(paths: list[Path], thumbnails: np.ndarray) -> np.ndarray:
+    """The row of the first file with the same bytes, for each of N: (N,) int64.
+
+    Only files whose thumbnails (N, 8, 8, C) are equal are read.
+    """
+    first = np.arange(len(paths))
+    rows_by_thumbnail = defaultdict(list)
+    for row, thumbnail in enumerate(thumbnails):
+        rows_by_thumbnail[thumbnail.tobytes()].append(row)
+    for rows in rows_by_thumbnail.values():
+        if len(rows) == 1:
+            continue
+        row_by_content: dict[bytes, int] = {}
+        for row in rows:
+            first[row] = row_by_content.setdefault(_content(paths[row]), row)
+    return first
+
+
+def _content(path: Path) -> bytes:
+    """A digest of a file's bytes; of a file that is gone by now, one of its own."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return bytes(path)
+
+
+def find_lookalikes(thumbnails: np.ndarray) -> np.ndarray:
+    """The row of an earlier image that looks the same, or its own row, for each of N: (N,) int64.
+
+    Images are sorted by a 64-bit difference hash (is a pixel lighter than the one to its left?)
+    and compared with the next few in that order. A second order begins with the hash's second
+    byte, and so on: where two hashes differ in a few bits, one of the eight orders has them
+    late and the two images close together. This takes N log N steps, and finds most, not all.
+
+    Args:
+        thumbnails: (N, 8, 8, C) uint8.
+    """
+    earliest = np.arange(len(thumbnails))
+    grey = thumbnails.mean(-1, dtype=np.float32)  # (N, 8, 8)
+    # The margin keeps noise in flat parts of a picture from setting bits.
+    lighter = grey > np.roll(grey, 1, axis=2) + 2
+    hashes = np.packbits(lighter.reshape(len(grey), 64), axis=1)  # (N, 8)
+    for pairs in _near_in_order(hashes, grey.mean((1, 2))):
+        distance = np.unpackbits(hashes[pairs[0]] ^ hashes[pairs[1]], axis=1).sum(1)
+        pairs = pairs[:, distance <= LARGEST_DISTANCE]
+        pairs = pairs[:, _look_alike(thumbnails[pairs[0]], thumbnails[pairs[1]])]
+        np.minimum.at(earliest, pairs.max(0), pairs.min(0))
+    return earliest
+
+
+def _near_in_order(hashes: np.ndarray, brightness: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields pairs of rows (2, P) that are close in one of the orders.
+
+    Args:
+        hashes: (N, 8) uint8.
+        brightness: (N,), which orders equal hashes: those of flat pictures are all zero.
+    """
+    for turn in range(hashes.shape[1]):
+        turned = np.roll(hashes, turn, axis=1).view(">u8")[:, 0]
+        order = np.lexsort((brightness, turned))
+        for step in range(1, NEXT_IN_ORDER + 1):
+            for start in range(0, len(order) - step, PAIRS_AT_ONCE):
+                later = order[start + step : start + step + PAIRS_AT_ONCE]
+                yield np.stack([order[start : start + len(later)], later])
+
+
+def _look_alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Which of P pairs of thumbnails (P, 8, 8, C) differ little for their contrast: (P,) bool."""
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    contrast = np.maximum(first.std((1, 2, 3)), FLAT_CONTRAST)
+    return np.abs(first - second).mean((1, 2, 3)) <= LARGEST_DIFFERENCE * contrast

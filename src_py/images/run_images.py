@@ -1,0 +1,305 @@
+"""The images of a run: settled by the first stage, opened again by all others."""
+
+import csv
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.config_simclr import SimCLRConfig
+from configs.presets import Preset
+from src_py.datasets import choose_image_size, load_images
+from src_py.images.folders import folder_files
+from src_py.images.image_set import DataSettings, ImageSet
+from src_py.images.loaders import (
+    ImageLoader,
+    Loading,
+    ResidentImages,
+    StreamedImages,
+    choose_loading,
+)
+from src_py.images.report import Duplicate, describe_files, find_duplicates
+from src_py.images.statistics import measure_mean_std
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles, read_json, write_json, write_table
+from src_py.run.hardware import Hardware
+from src_py.run.stages import PRETEXTS
+
+FEWEST_IMAGES = 32
+DOWNLOAD_FOLDER = Path("data")
+LARGEST_SIDE_ON_CPU = 64  # px: above it one epoch of a small folder takes hours on a laptop
+LARGEST_SIDE = 224  # px
+NETWORK_BYTES = 45e6  # of the weights of ResNet-18 at width 64, float32
+# What a run holds of them on disk at most: three finished stages, and twice, the new one written
+# beside the old, a state to resume from: weights, Adam's two moments, the moving average.
+NETWORKS_ON_DISK = 3 + 2 * 4
+
+
+@dataclass
+class OpenedImages:
+    """One split, ready for training or scoring.
+
+    Attributes:
+        loader: batches of uint8 images on the device.
+        read: what is known of them beside their pixels.
+    """
+
+    loader: ImageLoader
+    read: ImageSet
+
+    @property
+    def names(self) -> list[str]:
+        """One per row."""
+        return self.read.names
+
+
+def settle_images(
+    config: SimCLRConfig, preset: Preset, hardware: Hardware
+) -> tuple[DataSettings, ImageLoader]:
+    """Decides how the images are seen, opens the training split, and writes the settings down.
+
+    Raises:
+        UserError: when there are fewer than 32 readable images, or no room for what the run writes.
+    """
+    source, root = _source(config, preset)
+    paths = _image_files(root) if source == "folder" else []
+    channels = config.channels or preset.channels
+    size = config.image_size or preset.image_size or _size_of_files(paths, hardware)
+    # Other sources are not copied into ckp/, and their features are small beside the checkpoints.
+    set_bytes = len(paths) * channels * size * size
+    mode, _ = choose_loading(config.loading, set_bytes, hardware.device)
+    cached_bytes = set_bytes if mode == "resident" else 0
+    require_disk_space(config.files, cached_bytes + bytes_written(len(paths), config.width))
+    draft = DataSettings(source, None if root is None else str(root), size, channels, (), ())
+    opened = open_train(config.files, draft, hardware, config.loading)
+    if len(opened.names) < FEWEST_IMAGES:
+        raise UserError(
+            f"{root}: {len(opened.names)} readable images, at least {FEWEST_IMAGES} are needed"
+        )
+    settings = replace(draft, **_statistics(preset, channels, opened.read))
+    written = {name: getattr(config, name) for name in ("preset", "recipe", "minutes")}
+    written["settings"] = asdict(settings)
+    write_json(config.files.data, written)
+    _report(config.files, settings, opened)
+    if config.use_unlabelled:
+        return settings, _with_unlabelled(config.files, settings, opened.loader, hardware)
+    return settings, opened.loader
+
+
+def load_settings(files: RunFiles) -> DataSettings:
+    """The data settings of a run.
+
+    Raises:
+        UserError: naming the first stage when the run has not been begun.
+    """
+    files.require(files.data, PRETEXTS[0])
+    settings = (read_json(files.data) or {})["settings"]
+    for name in ("mean", "std"):
+        settings[name] = tuple(settings[name])
+    return DataSettings(**settings)
+
+
+def open_train(
+    files: RunFiles, settings: DataSettings, hardware: Hardware, loading: Loading = "auto"
+) -> OpenedImages:
+    """The images that a run trains on."""
+    opened = open_split(files, settings, "train", hardware, loading)
+    assert opened is not None, "every source has images to train on"
+    return opened
+
+
+def open_mined(
+    files: RunFiles, settings: DataSettings, hardware: Hardware, loading: Loading = "auto"
+) -> OpenedImages:
+    """The images that a run trains on, row by row those of neighbors.npy.
+
+    Raises:
+        UserError: when they have changed since it was made.
+    """
+    opened = open_train(files, settings, hardware, loading)
+    require_rows(files, opened.names)
+    return opened
+
+
+def open_test(
+    files: RunFiles, settings: DataSettings, hardware: Hardware, loading: Loading = "auto"
+) -> OpenedImages | None:
+    """The images that are held out, or None where the source has none."""
+    return open_split(files, settings, "test", hardware, loading)
+
+
+def open_split(
+    files: RunFiles,
+    settings: DataSettings,
+    split: str,
+    hardware: Hardware,
+    loading: Loading = "auto",
+) -> OpenedImages | None:
+    """The images of one split of a run, or None where the source has no such split.
+
+    Args:
+        loading: 'resident', 'streamed', or 'auto': by the size of the decoded set.
+    """
+    root = None if settings.root is None else Path(settings.root)
+    size, channels = settings.image_size, settings.channels
+    mode = "resident"
+    if settings.source == "folder" and root is not None:
+        paths = folder_files(root, split)
+        if paths is None:
+            return None
+        set_bytes = len(paths) * channels * size * size
+        mode, reason = choose_loading(loading, set_bytes, hardware.device)
+        print(f"images: {split} split {mode} ({reason})", flush=True)
+    shape = (size, channels)
+    found = load_images(
+        settings.source, root, split, *shape, files.checkpoints, True, mode == "resident"
+    )
+    if found is None:
+        return None
+    if found.images is not None:
+        return OpenedImages(ResidentImages(found.images, hardware.device), found)
+    assert root is not None, "only a folder is streamed"
+    paths = [root / name for name in found.names]
+    return OpenedImages(StreamedImages(paths, *shape, hardware.device), found)
+
+
+def bytes_written(images: int, width: int) -> int:
+    """About what the four stages leave on the disk at the most, beside decoded images."""
+    networks = NETWORKS_ON_DISK * NETWORK_BYTES * (width / 64) ** 2
+    features = images * 8 * width * 4  # float32
+    neighbors = images * 20 * 8
+    return round(networks) + features + neighbors
+
+
+def require_disk_space(files: RunFiles, bytes_needed: int) -> None:
+    """
+    Args:
+        bytes_needed: of the whole run; what it has written already counts towards it.
+
+    Raises:
+        UserError: when the run's folder cannot be written to, or its disk is too full.
+    """
+    folder = files.checkpoints
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(
+            f"cannot write in {folder.resolve()}, where {files.checkpoints} belongs: "
+            "start the script in a folder of your own"
+        )
+    written = sum(path.stat().st_size for path in files.checkpoints.glob("*"))
+    missing = bytes_needed - written
+    free = shutil.disk_usage(folder).free
+    if free < missing:
+        raise UserError(
+            f"{folder.resolve()}: run '{files.run}' writes up to {missing / 1e6:,.0f} MB there, "
+            f"and {free / 1e6:,.0f} MB are free: free some space, or start the script in a folder "
+            "on another disk"
+        )
+
+
+def require_enough_images(images: int, clusters: int) -> None:
+    """
+    Raises:
+        UserError: when there are fewer than two images for each cluster.
+    """
+    if images < 2 * clusters:
+        raise UserError(
+            f"--clusters {clusters}: needs at least {2 * clusters} images, there are {images}: "
+            "ask for fewer clusters"
+        )
+
+
+def require_rows(files: RunFiles, names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: when the images are not those that neighbors.npy was made from.
+    """
+    with files.rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        mined = [row["path"] for row in csv.DictReader(file)]
+    if mined != list(names):
+        raise UserError(
+            f"run '{files.run}': the images have changed since {files.neighbors} was made "
+            f"({len(mined)} then, {len(names)} now); run again: "
+            f"python extract_features.py {files.option}"
+        )
+
+
+def _source(config: SimCLRConfig, preset: Preset) -> tuple[str, Path | None]:
+    """A folder of image files is read as one, whatever the preset: it then tells only the
+    options. A folder that holds the preset's own format stays with the preset."""
+    if config.data is None:
+        if preset.source == "folder":
+            raise UserError("--preset folder needs the folder: add --data DIR")
+        return preset.source, None if preset.source == "digits" else DOWNLOAD_FOLDER.resolve()
+    if preset.source == "folder" or not config.data.is_dir() or folder_files(config.data, "train"):
+        return "folder", config.data
+    return preset.source, config.data
+
+
+def _image_files(root: Path) -> list[Path]:
+    paths = folder_files(root, "train")
+    if not paths:
+        raise UserError(f"no image file in {root}: give a folder of images with --data")
+    return paths
+
+
+def _size_of_files(paths: list[Path], hardware: Hardware) -> int:
+    on_cpu = hardware.device.type == "cpu"
+    size = choose_image_size(paths, LARGEST_SIDE_ON_CPU if on_cpu else LARGEST_SIDE)
+    print(f"images: {size} px, chosen from the files (--image-size sets it)")
+    return size
+
+
+def _with_unlabelled(
+    files: RunFiles, settings: DataSettings, train: ImageLoader, hardware: Hardware
+) -> ResidentImages:
+    """The training images and the set's unlabelled ones, for the pretext alone."""
+    extra = open_split(files, settings, "unlabelled", hardware)
+    if extra is None:
+        raise UserError(f"--use-unlabelled: '{settings.source}' has no unlabelled part")
+    both = [loader.images for loader in (train, extra.loader) if isinstance(loader, ResidentImages)]
+    return ResidentImages(torch.cat(both), hardware.device)
+
+
+def _statistics(
+    preset: Preset, channels: int, read: ImageSet
+) -> dict[str, tuple[float, ...] | None]:
+    """Mean and standard deviation: the preset's where it has them, or as measured."""
+    if preset.mean is not None and len(preset.mean) == channels:
+        return {"mean": preset.mean, "std": preset.std}
+    if read.images is not None and read.mean is None:
+        mean, std = measure_mean_std(read.images)
+        return {"mean": mean, "std": std}
+    return {"mean": read.mean, "std": read.std}
+
+
+def _report(files: RunFiles, settings: DataSettings, opened: OpenedImages) -> None:
+    size = settings.image_size
+    colour = "colour" if settings.channels == 3 else "grey"
+    print(f"images: {len(opened.names)} of {size} x {size} px, {colour}")
+    if opened.read.facts is not None and settings.root is not None:
+        _report_files(files, Path(settings.root), opened.read, opened.read.facts)
+    sys.stdout.flush()
+
+
+def _report_files(files: RunFiles, root: Path, read: ImageSet, facts: np.ndarray) -> None:
+    """What was found in a folder. Both tables are written even when empty: an earlier start may
+    have left others."""
+    for line in describe_files(facts):
+        print(f"images: as found: {line}")
+    duplicates = find_duplicates(root, read.names, facts)
+    table = files.duplicates
+    write_table(table, Duplicate._fields, duplicates)
+    write_table(files.skipped, ("path", "reason"), read.skipped)
+    kinds = Counter(duplicate.kind for duplicate in duplicates)
+    told = f"{kinds['exact']} exact and {kinds['near']} near duplicates of other images"
+    print(f"images: {told}" + (f", listed in {table}; they stay in" if duplicates else ""))
+    if read.skipped:
+        print(f"images: {len(read.skipped)} unreadable files skipped, listed in {files.skipped}")

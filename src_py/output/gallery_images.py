@@ -1,0 +1,77 @@
+"""What a gallery needs of each image, gathered block by block while images are classified."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src_py.clusters.names import ClusterLabels
+
+LARGEST_THUMBNAIL = 48  # px; as small as it may be, for 50,000 of them stay in memory
+
+
+@dataclass
+class GalleryImages:
+    """Thumbnails, features and probabilities of images, a block for each call of `add`."""
+
+    names: list[str] = field(default_factory=list)
+    _thumbnails: list[np.ndarray] = field(default_factory=list)
+    _features: list[np.ndarray] = field(default_factory=list)
+    _probabilities: list[np.ndarray] = field(default_factory=list)
+
+    def add(
+        self, names: Sequence[str], pixels: Tensor, features: Tensor, probabilities: np.ndarray
+    ) -> None:
+        """
+        Args:
+            pixels: (B, C, S, S) uint8.
+            features: (B, D).
+            probabilities: (B, clusters), before clusters are merged.
+        """
+        self.names += names
+        self._thumbnails.append(_thumbnails(pixels).cpu().numpy())
+        self._features.append(features.float().cpu().numpy())
+        self._probabilities.append(probabilities)
+
+    def write(
+        self,
+        path: Path,
+        title: str,
+        labels: ClusterLabels,
+        neighbors: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Writes the page.
+
+        Args:
+            neighbors: (N, k) rows, where they are known; None finds them.
+        """
+        from src_py.output.gallery_page import GalleryContent, write_gallery
+
+        # A group may have its name from any member: in the page it is that of the lowest.
+        named = [group for group in labels.merge if labels.names.keys() & set(group)]
+        adopted = {group[0]: labels.name_of(group[0]) for group in named}
+        content = GalleryContent(
+            title=title,
+            thumbnails=np.concatenate(self._thumbnails),
+            names=self.names,
+            probabilities=np.concatenate(self._probabilities),
+            features=np.concatenate(self._features),
+            neighbors=neighbors,
+            cluster_names=labels.names | adopted,
+            merged=[list(group) for group in labels.merge],
+            classifier=labels.classifier,
+        )
+        write_gallery(path, content, seed)
+
+
+def _thumbnails(pixels: Tensor) -> Tensor:
+    """(B, C, S, S) uint8 -> (B, T, T, 3) uint8, T at most 48."""
+    if pixels.shape[-1] > LARGEST_THUMBNAIL:
+        small = F.interpolate(pixels.float(), size=LARGEST_THUMBNAIL, mode="area")
+        pixels = small.round().to(torch.uint8)
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)

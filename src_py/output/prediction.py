@@ -1,0 +1,166 @@
+"""Classifying image files: decoded by threads, block by block, so that memory stays bounded."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from src_py.clusters.names import ClusterLabels
+from src_py.images.files import IMAGE_EXTENSIONS, UnreadableImage, find_files, read_square
+from src_py.images.image_set import DataSettings
+from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
+from src_py.inference import infer
+from src_py.models import ClusteringModel
+from src_py.output.gallery_images import GalleryImages
+from src_py.run.checkpoints import load_clustering
+from src_py.run.errors import UserError
+from src_py.run.hardware import Hardware, available_cores
+
+Skipped = list[tuple[str, str]]
+
+
+class Prediction(NamedTuple):
+    """What the classifier says of one image."""
+
+    path: Path
+    cluster: int  # the lowest of a merged group
+    name: str
+    confidence: float  # probability of the cluster, or of its group, 0 to 1
+
+
+def list_files(paths: Iterable[Path], out: Path) -> list[Path]:
+    """The files named, and all image files below the folders named, in input order.
+
+    Args:
+        out: where results go. Inside a folder named it is left out, or images that have been
+            sorted would be classified again, as others.
+
+    Raises:
+        UserError: for a path that does not exist, or when there is no image file at all.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files = find_files(path, IMAGE_EXTENSIONS)
+            if path.resolve() in out.resolve().parents:
+                inside = path / out.resolve().relative_to(path.resolve())
+                files = [file for file in files if not file.is_relative_to(inside)]
+            found += files
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path} does not exist")
+    if not found:
+        raise UserError(f"no image file in {', '.join(map(str, paths))}")
+    return found
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model, and all that its predictions depend on.
+
+    Attributes:
+        model: with one head, on the hardware's device.
+        settings: how it must be shown images.
+        temperature: that the logits are divided by.
+    """
+
+    model: ClusteringModel
+    settings: DataSettings
+    temperature: float
+    hardware: Hardware
+    batch_size: int
+
+    def outputs(self, images: ImageLoader) -> tuple[Tensor, np.ndarray]:
+        """Features (N, D) on the device, and probabilities (N, clusters), of all images."""
+        blocks = infer(self.model.backbone, images, self.hardware, self.batch_size)
+        features = torch.cat(list(blocks))
+        with torch.no_grad():
+            logits = self.model.heads(features)[0]
+        return features, (logits / self.temperature).softmax(dim=1).cpu().numpy()
+
+
+def open_classifier(checkpoint: Path, hardware: Hardware, batch_size: int = 256) -> Classifier:
+    """The classifier that scan.py or selflabel.py left in `checkpoint`."""
+    model, content = load_clustering(checkpoint)
+    settings = DataSettings(**content["data"])
+    return Classifier(hardware.place(model), settings, content["temperature"], hardware, batch_size)
+
+
+def show_images(images: ImageLoader, names: list[str], classifier: Classifier) -> GalleryImages:
+    """What a gallery needs of a run's own images."""
+    shown = GalleryImages()
+    for indices, pixels in images.batches(ordered_batches(len(images), classifier.batch_size)):
+        block = ResidentImages(pixels, pixels.device)
+        features, probabilities = classifier.outputs(block)
+        shown.add([names[index] for index in indices.tolist()], pixels, features, probabilities)
+    return shown
+
+
+def classify_files(
+    paths: list[Path],
+    classifier: Classifier,
+    labels: ClusterLabels,
+    shown: GalleryImages | None = None,
+) -> tuple[list[Prediction], Skipped]:
+    """Predictions for the readable files, in order, and (path, reason) of the others.
+
+    Args:
+        labels: names and merged groups of the clusters.
+        shown: where to put what a gallery needs of them.
+    """
+    predictions: list[Prediction] = []
+    skipped: Skipped = []
+    settings = classifier.settings
+
+    def decode(path: Path) -> np.ndarray | str:
+        try:
+            return read_square(path, settings.image_size, settings.channels)
+        except UnreadableImage as error:
+            return str(error)
+
+    progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
+    with progress, ThreadPoolExecutor(available_cores()) as pool:
+        for decoded in _blocks(pool, decode, paths, classifier.batch_size):
+            progress.update(len(decoded))
+            skipped += [(str(path), image) for path, image in decoded if isinstance(image, str)]
+            readable = [(path, image) for path, image in decoded if not isinstance(image, str)]
+            if not readable:
+                continue
+            pixels = torch.from_numpy(np.stack([image for _, image in readable]))
+            images = ResidentImages(pixels.permute(0, 3, 1, 2), classifier.hardware.device)
+            features, apart = classifier.outputs(images)
+            if shown is not None:
+                shown.add([str(path) for path, _ in readable], images.images, features, apart)
+            probabilities = labels.merged(apart)
+            predictions += [
+                Prediction(path, cluster, labels.name_of(cluster), float(row[cluster]))
+                for (path, _), row, cluster in zip(
+                    readable, probabilities, probabilities.argmax(axis=1).tolist(), strict=True
+                )
+            ]
+    return predictions, skipped
+
+
+def _blocks(
+    pool: ThreadPoolExecutor,
+    decode: Callable[[Path], np.ndarray | str],
+    paths: list[Path],
+    size: int,
+) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
+    """Yields decoded files, `size` at a time, while the pool is already busy with the next ones."""
+    begun: deque[tuple[list[Path], Iterator[np.ndarray | str]]] = deque()
+    for start in range(0, len(paths), size):
+        block = paths[start : start + size]
+        begun.append((block, pool.map(decode, block)))
+        if len(begun) == 2:
+            yield list(zip(*begun.popleft(), strict=True))
+    yield list(zip(*begun.popleft(), strict=True))

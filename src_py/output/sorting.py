@@ -1,0 +1,207 @@
+"""Sorting images into a folder for each name. No file is ever overwritten or lost."""
+
+import errno
+import filecmp
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src_py.output.prediction import Prediction
+
+UNSURE = "unsure"  # the folder of images that no cluster is sure of
+LONGEST_NAME = 200  # bytes; file systems allow 255
+# Names that Windows keeps for devices, with or without an extension.
+DEVICES = frozenset({"con", "prn", "aux", "nul"}) | {
+    f"{port}{number}" for port in ("com", "lpt") for number in range(10)
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one image belongs.
+
+    Attributes:
+        present: the image, or one of the same content, is there already.
+    """
+
+    source: Path
+    target: Path
+    present: bool
+
+
+@dataclass
+class Outcome:
+    """What has been done."""
+
+    placed: int = 0
+    present: int = 0
+    failures: list[str] = field(default_factory=list)  # a line each
+
+
+def plan(predictions: Iterable[Prediction], out: Path, unsure: float) -> list[Placement]:
+    """Where the images belong: out/<name>/<file>, or out/unsure/<file> below that confidence.
+
+    Files of one name get " (2)", " (3)", ... A file that is named twice is placed once.
+    """
+    placements = []
+    taken: set[str] = set()
+    seen: set[str] = set()
+    for prediction in predictions:
+        source = os.path.abspath(prediction.path)
+        if source in seen:
+            continue
+        seen.add(source)
+        placement = _placement(prediction.path, out / folder_name(prediction, unsure), taken)
+        taken.add(_key(placement.target))
+        placements.append(placement)
+    return placements
+
+
+def folder_name(prediction: Prediction, unsure: float) -> str:
+    """The folder of `out` that an image belongs in: its name, as file systems allow it."""
+    if prediction.confidence < unsure:
+        return UNSURE
+    return safe_name(prediction.name) or f"cluster_{prediction.cluster}"
+
+
+def safe_name(name: str) -> str:
+    """`name` as the name of a visible folder on any system; "" where nothing is left of it."""
+    name = unicodedata.normalize("NFC", name)
+    name = "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in name)
+    name = name.encode("utf-8", "ignore")[:LONGEST_NAME].decode("utf-8", "ignore")
+    name = name.strip(" .")
+    if not name.strip("_. "):
+        return ""
+    reserved = name.partition(".")[0].strip().casefold() in DEVICES or name.casefold() == UNSURE
+    return f"{name}_" if reserved else name
+
+
+def sort_files(placements: list[Placement], method: str) -> Outcome:
+    """Copies, links or moves each source to its target. What fails does not stop the rest.
+
+    Args:
+        method: 'copy', 'link' (symbolic, else hard, else a copy) or 'move'.
+    """
+    outcome = Outcome()
+    place = METHODS[method]
+    for placement in tqdm(placements, desc=method, unit="img", disable=not sys.stderr.isatty()):
+        if placement.present:
+            outcome.present += 1
+            continue
+        try:
+            placement.target.parent.mkdir(parents=True, exist_ok=True)
+            place(placement.source, placement.target)
+            outcome.placed += 1
+        except OSError as error:
+            reason = error.strerror or str(error)
+            outcome.failures.append(f"{placement.source} -> {placement.target}: {reason}")
+    return outcome
+
+
+def _placement(source: Path, folder: Path, taken: set[str]) -> Placement:
+    if _same_file(source.parent, folder):
+        return Placement(source, folder / source.name, present=True)
+    for target in _candidates(folder / source.name):
+        if _key(target) in taken:
+            continue
+        if not os.path.lexists(target):
+            return Placement(source, target, present=False)
+        if _same_file(source, target) or _same_content(source, target):
+            return Placement(source, target, present=True)
+    raise AssertionError("there is always another number")
+
+
+def _candidates(target: Path) -> Iterator[Path]:
+    """cat.png, cat (2).png, cat (3).png, ..."""
+    yield target
+    for number in count(2):
+        yield target.with_name(f"{target.stem} ({number}){target.suffix}")
+
+
+def _key(target: Path) -> str:
+    """Equal for paths that some file systems take for the same."""
+    return unicodedata.normalize("NFC", str(target)).casefold()
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    try:
+        return os.path.samefile(first, second)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _same_content(first: Path, second: Path) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError:  # a link that leads nowhere, or a file that may not be read
+        return False
+
+
+def _copy(source: Path, target: Path) -> None:
+    # The copy gets its name when it is whole.
+    temporary = target.with_name(f".{os.getpid()}.part")
+    try:
+        shutil.copy2(source, temporary)
+        _rename(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    real = source.resolve()
+    for link in (target.symlink_to, target.hardlink_to):
+        try:
+            return link(real)
+        except FileExistsError:
+            raise
+        except (OSError, NotImplementedError):  # not on this file system, or not by this user
+            continue
+    _copy(source, target)
+
+
+def _move(source: Path, target: Path) -> None:
+    if source.is_symlink():  # which may be relative, and would then lead nowhere
+        target.symlink_to(source.resolve())
+        source.unlink()
+        return
+    try:
+        _rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy(source, target)
+        if not filecmp.cmp(source, target, shallow=False):
+            target.unlink()
+            raise OSError("the copy on the other disk differs from the file") from None
+        source.unlink()
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Gives a file another name on the same disk. Unlike os.rename it never replaces one."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
+        # A file system without hard links.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.rename(source, target)
+        return
+    try:
+        os.unlink(source)
+    except OSError:
+        os.unlink(target)
+        raise
+
+
+METHODS: dict[str, Callable[[Path, Path], None]] = {"copy": _copy, "link": _link, "move": _move}

@@ -1,0 +1,202 @@
+"""Whole runs of the four stages, by setting and seed, and the table of their scores."""
+
+import csv
+import json
+import platform
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from configs.base_config import as_flag
+from configs.config_ablation import VARIANTS
+from configs.config_scan import ScanConfig
+from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
+from src_py.clusters.names import LABELS_FILE
+from src_py.run.errors import UserError
+from src_py.run.files import RunFiles, read_json, write_json
+
+STAGES = ("simclr", "extract_features", "scan", "selflabel")
+SCORES = ("acc", "nmi", "ari")
+# What the pretext and the mining leave: a variant that changes only later stages begins with it.
+SHARED = ("data.json", "simclr.json", "pretext.pt", "extract_features.json")
+SHARED += ("features.npy", "neighbors.npy", "rows.csv")
+
+
+def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
+    """Trains and scores one setting with one seed, unless `out` has its scores already.
+
+    Args:
+        config: an AblationConfig.
+        setting: a recipe, or a variant of the best one.
+
+    Raises:
+        UserError: when a stage fails; its own message is printed before.
+    """
+    if (out / "evaluation.json").exists():
+        print(f"{setting}, seed {seed}: done already ({out})")
+        return
+    pattern = f"{out.parent.parent.name}-{{}}-seed{seed}"  # of the runs' names, by setting
+    files = RunFiles(pattern.format(setting))
+    recipe = PAPER_RECIPE if setting == PAPER_RECIPE else BEST_RECIPE
+    pretext = "moco" if setting == "moco" else "simclr"
+    source = _pretext_source(config, setting, pattern)
+    if source:
+        _copy_pretext(source, files, recipe)
+    for stage in STAGES:
+        if source and stage in STAGES[:2]:
+            continue
+        options = ["--run", files.run, "--device", config.device]
+        if stage == "simclr":
+            options += ["--preset", config.preset, "--recipe", recipe, "--loading", config.loading]
+            options += ["--data", str(config.data)] if config.data else []
+        if stage != "extract_features":
+            options += ["--seed", str(seed), *shlex.split(getattr(config, stage))]
+        options += _variant_options(config, setting, stage)
+        _run(pretext if stage == "simclr" else stage, options)
+    labelling = _variant_options(config, setting, "label")
+    if labelling:
+        _run("label", ["--run", files.run, "--device", config.device, *labelling])
+    flags = [flag for flag in ("pixels", "folder_labels") if getattr(config, flag)]
+    _run("evaluate", ["--run", files.run, *map(as_flag, flags)])
+    _keep(files, pretext, out)
+
+
+def summarize(out: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """All scores below `out`: setting -> method -> '<split> <score>' -> one value for each seed."""
+    found: dict = {}
+    for path in sorted(out.glob("*/seed*/evaluation.json")):
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        setting = found.setdefault(path.parent.parent.name, {})
+        for split in ("train", "test"):
+            for method, scores in evaluation.get(split, {}).items():
+                for score in SCORES:
+                    values = setting.setdefault(method, {}).setdefault(f"{split} {score}", [])
+                    values.append(scores[score])
+    return found
+
+
+def as_table(summary: dict) -> str:
+    """A Markdown table: mean and standard deviation over the seeds, and the worst seed."""
+    columns = [f"{split} {score}" for split in ("train", "test") for score in SCORES]
+    lines = [
+        f"| setting | method | seeds | {' | '.join(columns)} | worst acc |",
+        "|---" * (len(columns) + 4) + "|",
+    ]
+    for setting, methods in summary.items():
+        for method, scores in methods.items():
+            present = {name: scores.get(name) for name in columns}
+            accuracies = present["test acc"] or present["train acc"]
+            cells = [mean_and_spread(values) for values in present.values()]
+            lines.append(
+                f"| {setting} | {method} | {len(accuracies)} | {' | '.join(cells)} "
+                f"| {min(accuracies):.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def as_headlines(name: str, summary: dict) -> list[str]:
+    """A row for each recipe of one set: ACC of k-means on the features, of scan and of selflabel.
+
+    On the test split, or on the training split where there is no other.
+
+    Args:
+        name: of the set's folder below results/.
+    """
+    rows = []
+    for recipe in (PAPER_RECIPE, BEST_RECIPE):
+        if recipe not in summary:
+            continue
+        scores = {
+            method: summary[recipe][method].get("test acc", summary[recipe][method]["train acc"])
+            for method in ("kmeans", "scan", "selflabel")
+        }
+        cells = [mean_and_spread(values) for values in scores.values()]
+        final = scores["selflabel"]
+        rows.append(
+            f"| [{name}](results/{name}/table.md) | {recipe} | {len(final)} "
+            f"| {' | '.join(cells)} | {min(final):.3f} |"
+        )
+    return rows
+
+
+def mean_and_spread(values: list[float] | None) -> str:
+    """'0.968 ± 0.003'; without spread for one value, '' for none."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _variant_options(config: Any, setting: str, script: str) -> list[str]:
+    scan = PRESETS[config.preset].stage("scan", BEST_RECIPE)
+    clusters = scan.get("clusters", ScanConfig.clusters)
+    options = VARIANTS.get(setting, {}).get(script, [])
+    return [option.format(clusters=clusters, twice=2 * clusters) for option in options]
+
+
+def _pretext_source(config: Any, setting: str, pattern: str) -> RunFiles | None:
+    """The run whose pretext a setting begins with, because it would train just the same.
+
+    Args:
+        pattern: of the runs' names, with {} in the place of the setting.
+    """
+    if setting in VARIANTS:
+        return None if setting == "moco" else RunFiles(pattern.format(BEST_RECIPE))
+    preset = PRESETS[config.preset]
+    alike = preset.stage("simclr", PAPER_RECIPE) == preset.stage("simclr", BEST_RECIPE)
+    paper = RunFiles(pattern.format(PAPER_RECIPE))
+    if setting == BEST_RECIPE and alike and PAPER_RECIPE in config.settings:
+        return paper
+    return None
+
+
+def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str) -> None:
+    if not all((source.checkpoints / name).exists() for name in SHARED):
+        raise UserError(f"run '{source.run}' has no pretext to share: it must be compared first")
+    target.checkpoints.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        shutil.copy2(source.checkpoints / name, target.checkpoints / name)
+    target.logs.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source.log("simclr"), target.log("simclr"))
+    write_json(target.data, read_json(target.data) | {"recipe": recipe})
+
+
+def _run(script: str, options: list[str]) -> None:
+    project = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(project / f"{script}.py"), *options]
+    print(f"$ python {script}.py {shlex.join(options)}", flush=True)
+    status = subprocess.run(command).returncode
+    if status:
+        raise UserError(f"{script}.py ended with status {status}; the same command goes on")
+
+
+def _training_seconds(files: RunFiles) -> float:
+    """Of all epochs of all stages, as logged: also right for a run that was interrupted."""
+    total = 0.0
+    for log in (files.log(stage) for stage in ("simclr", "moco", "scan", "selflabel")):
+        if log.exists():
+            with log.open(newline="", encoding="utf-8") as file:
+                total += sum(float(row["seconds"]) for row in csv.DictReader(file))
+    return round(total, 1)
+
+
+def _keep(files: RunFiles, pretext: str, out: Path) -> None:
+    """Copies what is worth keeping of a run. Paths of the images are cut to the folder's name."""
+    out.mkdir(parents=True, exist_ok=True)
+    labels = files.checkpoints.glob(LABELS_FILE)  # where there is one
+    for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png", *labels):
+        shutil.copy2(log, out / log.name)
+    hardware = ""
+    for stage in (pretext, *STAGES[1:]):
+        stored = read_json(files.config(stage))
+        if stored["config"].get("data"):
+            stored["config"]["data"] = Path(stored["config"]["data"]).name
+        hardware = stored.get("hardware", hardware)
+        write_json(out / f"{stage}.json", stored)
+    machine = {"device": hardware, "processor": platform.processor() or platform.machine()}
+    write_json(out / "machine.json", machine | {"training_seconds": _training_seconds(files)})
+    shutil.copy2(files.evaluation, out / "evaluation.json")  # last: it says that all is there

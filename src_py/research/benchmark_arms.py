@@ -1,0 +1,333 @@
+"""The arms of benchmark.py: a stage's step as the predecessors do it, as we do, and the limit."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src_py.images.loaders import ResidentImages
+from src_py.inference import infer
+from src_py.losses import nt_xent, scan_loss, self_label_loss
+from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.neighbors import find_neighbors, neighbor_recall
+from src_py.optimizers import adam, descend, sgd
+from src_py.pseudo_labels import PseudoLabels
+from src_py.research.benchmarking import (
+    Arm,
+    Step,
+    measure,
+    peak_memory,
+    reset_peak_memory,
+    steady,
+    top_operations,
+)
+from src_py.research.reference_pipeline import (
+    ViewsOfImages,
+    endless_batches,
+    plain_view,
+    simclr_view,
+    strong_view,
+)
+from src_py.run.hardware import Hardware
+from src_py.run.planning import Steps
+from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
+from src_py.transforms import normalize, to_float
+
+IMAGES = 4096  # random images that the steps draw from
+CLUSTERS = 10
+CPU_BATCH = 128  # images a step; the stages' own batches would need minutes for a round
+STATISTICS = ((0.5,) * 3, (0.25,) * 3)
+
+Model = TypeVar("Model", ContrastiveModel, ClusteringModel)
+
+
+def measure_stage(
+    stage: str, width: int, config: Any, stage_config: Any, hardware: Hardware
+) -> dict:
+    """Images per second of every arm of a stage, and the ratios of ours to the others.
+
+    Args:
+        config: a BenchmarkConfig.
+        stage_config: of the stage itself.
+    """
+    size = config.image_size
+    batch = config.batch_size or (
+        CPU_BATCH if hardware.device.type == "cpu" else stage_config.batch_size
+    )
+    random = torch.Generator().manual_seed(config.seed)
+    pixels = torch.randint(256, (IMAGES, 3, size, size), generator=random, dtype=torch.uint8)
+    arms = BUILDERS[stage](pixels, width, batch, stage_config, hardware)
+    if config.compile:
+        arms["compiled"] = BUILDERS[stage](pixels, width, batch, stage_config, hardware, True)[
+            "ours"
+        ]
+    found = measure(arms, config.rounds, config.seconds, hardware.device)
+    ours = found["ours"].median
+    profiles = {}
+    if config.profile:
+        profiles = {name: top_operations(arm, hardware.device) for name, arm in arms.items()}
+    return {
+        "batch_size": batch,
+        "arms": {name: measurement.as_dict() for name, measurement in found.items()},
+        "top_operations": profiles,
+        "ours_over": {
+            name: round(ours / measurement.median, 3)
+            for name, measurement in found.items()
+            if name != "ours"
+        },
+    }
+
+
+def measure_mining(rows: int, k: int = 20) -> dict:
+    """Seconds and recall of mining clustered synthetic 128-d features, and the peak memory."""
+    random = np.random.default_rng(0)
+    centers = random.standard_normal((100, 128), dtype=np.float32)
+    features = random.standard_normal((rows, 128), dtype=np.float32) * np.float32(0.5)
+    features += centers[random.integers(100, size=rows)]
+    cpu = torch.device("cpu")
+    reset_peak_memory(cpu)
+    started = time.perf_counter()
+    neighbors, _ = find_neighbors(features, k)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": round(seconds, 2),
+        "recall": round(float(neighbor_recall(features, neighbors)), 4),
+        "peak_memory_mib": round(peak_memory(cpu) / 2**20),
+    }
+
+
+def _pretext(
+    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
+) -> dict[str, Arm]:
+    spec = BackboneSpec.for_images(width, 3, pixels.shape[-1])
+    ours, alone, reference = (_normalizing(ContrastiveModel(spec)) for _ in range(3))
+    trained = {"model": ours, "optimizer": sgd(ours, config)}
+
+    def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
+        return nt_xent(*model(views).chunk(2), config.temperature)
+
+    view = simclr_view(pixels.shape[-1])
+    data = ViewsOfImages(_as_arrays(pixels), [view, view])
+    return {
+        "reference": _reference(reference, sgd, config, data, batch, hardware, loss_of_views),
+        "ours": _ours(simclr_steps, trained, config, pixels, batch, 2, hardware, compiled),
+        "network": _network(alone, sgd, config, pixels, 2 * batch, hardware, loss_of_views),
+    }
+
+
+def _scan(
+    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
+) -> dict[str, Arm]:
+    size = pixels.shape[-1]
+    ours, alone, reference = (_classifier(width, size, config.heads) for _ in range(3))
+    trained = {"model": ours, "optimizer": adam(ours, config)}
+
+    def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
+        return scan_loss(*model(views).chunk(2, dim=1), config.entropy_weight).total.sum()
+
+    data = ViewsOfImages(_as_arrays(pixels), [strong_view(size), strong_view(size)], pairs=True)
+    return {
+        "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
+        # A batch of random images, its second half in the place of the neighbors.
+        "ours": _ours(scan_steps, trained, config, pixels, 2 * batch, 2, hardware, compiled),
+        "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
+    }
+
+
+def _self_label(
+    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
+) -> dict[str, Arm]:
+    size = pixels.shape[-1]
+    ours, alone, reference = (_classifier(width, size, heads=1) for _ in range(3))
+    trained = {"model": ours, "teacher": ours, "optimizer": adam(ours, config)}
+    trained["pseudo_labels"] = PseudoLabels(len(pixels), hardware.device)
+
+    def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
+        weak, strong = views.chunk(2)
+        model.eval()
+        with torch.no_grad():
+            weak_logits = model(weak)[0]
+        model.train()
+        return self_label_loss(weak_logits, model(strong)[0], config.threshold).loss
+
+    data = ViewsOfImages(_as_arrays(pixels), [plain_view(), strong_view(size)])
+    return {
+        "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
+        "ours": _ours(self_label_steps, trained, config, pixels, batch, 2, hardware, compiled),
+        "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
+    }
+
+
+def _extraction(
+    pixels: Tensor, width: int, batch: int, _: Any, hardware: Hardware, compiled: bool = False
+) -> dict[str, Arm]:
+    classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
+    backbones = [classifier.backbone for classifier in classifiers]
+    return _inference(*backbones, pixels, batch, hardware, compiled)
+
+
+def _predict(
+    pixels: Tensor, width: int, batch: int, _: Any, hardware: Hardware, compiled: bool = False
+) -> dict[str, Arm]:
+    classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
+    return _inference(*classifiers, pixels, batch, hardware, compiled)
+
+
+def _inference(
+    ours: nn.Module,
+    alone: nn.Module,
+    reference: nn.Module,
+    pixels: Tensor,
+    batch: int,
+    hardware: Hardware,
+    compiled: bool,
+) -> dict[str, Arm]:
+    images = ResidentImages(pixels, hardware.device)
+    hardware.place(ours, compiled)
+    hardware.place(alone).eval()
+    fixed = _fixed_views(pixels, batch, hardware)
+
+    def forward_alone() -> int:
+        with torch.no_grad(), hardware.autocast():
+            alone(fixed)
+        return batch
+
+    @contextmanager
+    def reference_arm() -> Iterator[Step]:
+        reference.to(hardware.device).eval()
+        data = ViewsOfImages(_as_arrays(pixels), [plain_view()])
+        batches = endless_batches(data, batch, hardware.device)
+
+        def step() -> int:
+            (views,) = next(batches)
+            with torch.no_grad():
+                reference(views)
+            return len(views)
+
+        yield step
+        batches.close()
+
+    @contextmanager
+    def our_arm() -> Iterator[Step]:
+        outputs = iter(())
+
+        def step() -> int:
+            nonlocal outputs
+            output = next(outputs, None)
+            if output is None:  # all images have been seen: again from the first
+                outputs = infer(ours, images, hardware, batch)
+                next(outputs)
+            return batch
+
+        yield step
+
+    return {"reference": reference_arm, "ours": our_arm, "network": lambda: steady(forward_alone)}
+
+
+def _ours(
+    steps: Steps,
+    trained: dict[str, Any],
+    config: Any,
+    pixels: Tensor,
+    batch: int,
+    views_per_image: int,
+    hardware: Hardware,
+    compiled: bool,
+) -> Arm:
+    """The stage's own generator of steps, on resident uint8 images."""
+    images = ResidentImages(pixels, hardware.device)
+    generator = hardware.generator(0)
+    hardware.place(trained["model"], compiled).train()
+
+    @contextmanager
+    def arm() -> Iterator[Step]:
+        draw = {"generator": generator, "device": generator.device}
+        rows = (torch.randint(IMAGES, (batch,), **draw) for _ in itertools.count())
+        context = {"generator": generator, "config": config, "hardware": hardware}
+        taken = steps(**trained, batches=images.batches(rows), **context)
+        yield lambda: views_per_image * next(taken).images
+
+    return arm
+
+
+def _network(
+    model: nn.Module,
+    make_optimizer: Callable,
+    config: Any,
+    pixels: Tensor,
+    views: int,
+    hardware: Hardware,
+    loss_of: Callable[[nn.Module, Tensor], Tensor],
+) -> Arm:
+    """The limit: the same network, loss and optimizer on one batch that is ready on the device."""
+    optimizer = make_optimizer(hardware.place(model), config)
+    fixed = _fixed_views(pixels, views, hardware)
+
+    def step() -> int:
+        with hardware.autocast():
+            loss = loss_of(model, fixed)
+        descend(optimizer, loss)
+        return views
+
+    return lambda: steady(step)
+
+
+def _reference(
+    model: nn.Module,
+    make_optimizer: Callable,
+    config: Any,
+    data: ViewsOfImages,
+    batch: int,
+    hardware: Hardware,
+    loss_of: Callable[[nn.Module, Tensor], Tensor],
+) -> Arm:
+    """Pillow in worker processes on all cores, float32, contiguous."""
+    model.to(hardware.device)
+    optimizer = make_optimizer(model, config)
+
+    @contextmanager
+    def arm() -> Iterator[Step]:
+        batches = endless_batches(data, batch, hardware.device)
+
+        def step() -> int:
+            views = torch.cat(next(batches))
+            descend(optimizer, loss_of(model, views))
+            return len(views)
+
+        yield step
+        batches.close()
+
+    return arm
+
+
+def _classifier(width: int, size: int, heads: int) -> ClusteringModel:
+    backbone = ResNet18(BackboneSpec.for_images(width, 3, size))
+    heads_of_all = ClusterHeads(backbone.feature_dim, CLUSTERS, heads)
+    return _normalizing(ClusteringModel(backbone, heads_of_all))
+
+
+def _normalizing(model: Model) -> Model:
+    model.backbone.set_statistics(*STATISTICS)
+    return model
+
+
+def _fixed_views(pixels: Tensor, views: int, hardware: Hardware) -> Tensor:
+    return normalize(to_float(pixels[:views].to(hardware.device)), *STATISTICS)
+
+
+def _as_arrays(pixels: Tensor) -> np.ndarray:
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+BUILDERS = {
+    "pretext": _pretext,
+    "scan": _scan,
+    "selflabel": _self_label,
+    "extraction": _extraction,
+    "predict": _predict,
+}

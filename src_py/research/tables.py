@@ -1,0 +1,76 @@
+"""The tables of results in the texts, written from the files under results/.
+
+    python -m src_py.research.tables
+
+Writes results/<set>/table.md, and what stands between the markers <!-- results --> and <!-- end -->
+in README.md (a row for each set and recipe) and in results/README.md (every score).
+"""
+
+from pathlib import Path
+
+from src_py.research.ablation import as_headlines, as_table, summarize
+
+PROJECT = Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- results -->\n", "<!-- end -->"
+
+# What the figures of a set are, in the order of the tables. A set that is not here comes last.
+ABOUT = {
+    "digits": "Scikit-learn's digits, 1,437 to train on and 360 held out, at 16 px and width 16, "
+    "with the options of `make demo` on one CPU thread (`make results-digits`).",
+    "digits-2-threads": "The same on two threads (`make results-digits`).",
+    "parts": "Both recipes on digits with five seeds, and each part of `best` left out in turn "
+    "(`make results-parts`).",
+    "side-by-side": "The same digits in colour with CIFAR-10's views and a short schedule (20 + 10 "
+    "+ 10 epochs), in which the authors' code has been run too (`make results-side-by-side`).",
+    "digits-png": "All 1,797 digits as 8 px PNG files in one folder, nothing but `--data` given "
+    "(`small_grey` is found); scored on these same images (`make results-folder`).",
+    "digits-long-tail": "Digits of which the most frequent is ten times as frequent as the rarest "
+    "(`make results-digits-long-tail`).",
+    "fashion_mnist": "Fashion-MNIST at 20 px and width 16, 2 epochs of the pretext and half an "
+    "epoch each of scan and selflabel, on one CPU thread (`make results-fashion-mnist`).",
+    "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 16 "
+    "px and width 16, within `--minutes 30` on one CPU thread (`make results-cifar10-cpu DATA=…`).",
+}
+HEADER = """\
+| images | recipe | seeds | k-means on the features | scan | selflabel | worst selflabel |
+|---|---|---|---|---|---|---|
+"""
+
+
+def measured_sets(results: Path) -> list[str]:
+    """The names of the folders of `results` that hold scores, in the order of ABOUT."""
+    measured = {path.parents[2].name for path in results.glob("*/*/seed*/evaluation.json")}
+    return [*(name for name in ABOUT if name in measured), *sorted(measured - ABOUT.keys())]
+
+
+def between_markers(text: str, content: str) -> str:
+    """`text` with `content` in the place of what stands between the markers."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + content + END + rest.split(END, 1)[1]
+
+
+def render(project: Path = PROJECT) -> dict[Path, str]:
+    """Every file that holds a table, and its text as the results want it."""
+    results = project / "results"
+    texts, rows, abouts, sections = {}, [], [], []
+    for name in measured_sets(results):
+        summary = summarize(results / name)
+        table, about = as_table(summary), ABOUT.get(name, "")
+        texts[results / name / "table.md"] = table
+        rows += as_headlines(name, summary)
+        abouts.append(f"- **{name}.** {about}")
+        sections.append(f"## {name}\n\n{about}\n\n{table}\n")
+    short = HEADER + "\n".join(rows) + "\n\n" + "\n".join(abouts) + "\n"
+    for page, content in ((project, short), (results, "\n" + "".join(sections))):
+        path = page / "README.md"
+        texts[path] = between_markers(path.read_text(encoding="utf-8"), content)
+    return texts
+
+
+def main() -> None:
+    for path, text in render().items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

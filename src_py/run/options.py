@@ -1,0 +1,269 @@
+"""How a command line becomes a configuration, and how a script ends.
+
+Nothing here imports torch, so that `--help`, `--show-config` and wrong options are answered at
+once.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from configs.base_config import RunConfig, ScriptConfig, as_flag
+from configs.presets import (
+    BEST_RECIPE,
+    DEFAULT_PRESET,
+    FOLDER_PRESET,
+    PAPER_RECIPE,
+    PRESETS,
+    SMALL_GREY_PRESET,
+)
+from src_py.run.errors import UserError, is_out_of_memory
+from src_py.run.files import FREE_OPTIONS, RunFiles, read_json
+from src_py.run.stages import PRETEXTS
+
+STARTED = time.monotonic()  # the script; what it imports and reads before it trains counts too
+COMMAND_LINE = "command line"
+
+Config = TypeVar("Config", bound=ScriptConfig)
+
+
+class Early(NamedTuple):
+    """The options that decide what the others' defaults are, as typed."""
+
+    run: str | None
+    preset: str | None
+    recipe: str | None
+    data: str | None
+    restart: bool
+
+
+def run_script(
+    config_class: type[Config], script: str, main: Callable[[Config], None], description: str | None
+) -> None:
+    """Runs a script: a wrong input ends in one line and exit status 2, Ctrl-C in status 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names are not always valid text
+    try:
+        config, origins = parse(config_class, script, description)
+        if config.show_config:
+            print(*show_config(config, origins), sep="\n")
+            return
+        main(config)
+    except (UserError, OSError) as error:
+        _end(script, str(error))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _end(
+            script,
+            "out of memory; close other programs and give the same command, which goes on from "
+            "the last state that was stored, or begin again with --restart and a lower "
+            "--batch-size",
+        )
+    except KeyboardInterrupt:
+        hint = " without --restart" if "--restart" in sys.argv else ""
+        print(f"{script}.py: interrupted; the same command{hint} goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(
+    config_class: type[Config], script: str, description: str | None
+) -> tuple[Config, dict[str, str]]:
+    """The configuration of a script, and where the value of each option comes from.
+
+    In rising order: the class, the preset, the recipe, the run (what the first stage settled, and
+    what an earlier start of the script was given, unless `--restart`), and the command line.
+
+    Raises:
+        UserError: on a wrong option or value, or one that contradicts the run's images.
+    """
+    arguments = sys.argv[1:]
+    values = _as_dict(config_class())
+    origins = dict.fromkeys(values, "default")
+    chosen: dict[str, Any] = {}
+    if issubclass(config_class, RunConfig):
+        early = _early_options(arguments)
+        chosen = _choose_run(script, early)
+        for origin, layer in _layers(script, chosen, early, values):
+            changed = {k: v for k, v in layer.items() if k in values and v != values[k]}
+            values |= changed
+            origins |= dict.fromkeys(changed, origin)
+    config = _run_tyro(config_class(**values), arguments, description)
+    origins |= dict.fromkeys(_typed_options(arguments) & values.keys(), COMMAND_LINE)
+    if isinstance(config, RunConfig):
+        chosen["data"] = _folder(config)
+        settled = {k: v for k, v in chosen.items() if k in values}
+        config = dataclasses.replace(config, **settled)
+        known = "run" if config.files.data.exists() else "default"
+        origins |= {name: known for name in settled if origins[name] != COMMAND_LINE}
+    return config, origins
+
+
+def show_config(config: ScriptConfig, origins: dict[str, str]) -> list[str]:
+    """A line for each option: its value and where that comes from; of a view, its parts in use."""
+    rows = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "show_config":
+            continue
+        if dataclasses.is_dataclass(value):
+            value = ", ".join(
+                f"{part.name} {getattr(value, part.name)}"
+                for part in dataclasses.fields(value)
+                if getattr(value, part.name) != part.default
+            )
+        rows.append((as_flag(field.name), str(value), origins[field.name]))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    widths[1] = min(widths[1], 40)
+    return [f"{flag:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for flag, value, origin in rows]
+
+
+def _end(script: str, message: str) -> None:
+    print(f"{script}.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _as_dict(config: Any) -> dict[str, Any]:
+    """A configuration's fields, those that are dataclasses as they are."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def _early_options(arguments: list[str]) -> Early:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--run", "--preset", "--recipe", "--data"):
+        parser.add_argument(name)
+    parser.add_argument("--restart", action=argparse.BooleanOptionalAction, default=False)
+    try:
+        return Early(**vars(parser.parse_known_args(arguments)[0]))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+
+
+def _typed_options(arguments: list[str]) -> set[str]:
+    """The fields that a command line names: of --no-mutual and --augment.flip, mutual, augment."""
+    names = (re.match(r"--(?:no-)?([\w-]+)", argument) for argument in arguments)
+    return {name[1].replace("-", "_") for name in names if name}
+
+
+def _choose_run(script: str, early: Early) -> dict[str, Any]:
+    """The run's name, and its preset and recipe, which a run that exists remembers."""
+    if early.preset is not None and early.preset not in PRESETS:
+        raise UserError(f"--preset {early.preset}: no such preset; known: {', '.join(PRESETS)}")
+    if early.recipe not in (None, BEST_RECIPE, PAPER_RECIPE):
+        raise UserError(
+            f"--recipe {early.recipe}: no such recipe; known: {BEST_RECIPE}, {PAPER_RECIPE}"
+        )
+    folder = Path(early.data).resolve().name if early.data else None
+    run = early.run or (folder if early.preset is None else early.preset) or DEFAULT_PRESET
+    if Path(run).name != run or run.startswith("."):
+        raise UserError(f"--run {run}: a run's name must be usable as a folder's name")
+    stored = read_json(RunFiles(run).data)
+    if stored is None:
+        preset = early.preset or _preset_of(early.data, script in PRETEXTS)
+        return {"run": run, "preset": preset, "recipe": early.recipe or BEST_RECIPE}
+    for name in ("preset", "recipe"):
+        if getattr(early, name) not in (None, stored[name]):
+            raise UserError(
+                f"run '{run}' was begun with --{name} {stored[name]}, now "
+                f"{getattr(early, name)}: choose another --run"
+            )
+    if early.data and not (script in PRETEXTS and early.restart):
+        _require_same_folder(run, stored["settings"]["root"], early.data)
+    return {"run": run, "preset": stored["preset"], "recipe": stored["recipe"]}
+
+
+def _require_same_folder(run: str, root: str | None, typed: str) -> None:
+    if root != str(Path(typed).expanduser().resolve()):
+        raise UserError(
+            f"run '{run}' was begun with the images in {root}, now --data {typed}: "
+            f"choose another --run, or begin again with python {PRETEXTS[0]}.py --restart"
+        )
+
+
+def _preset_of(folder: str | None, is_told: bool) -> str:
+    """The preset where nobody has named one.
+
+    Args:
+        is_told: whether to say what was found out about a folder.
+    """
+    if folder is None:
+        return DEFAULT_PRESET
+    from src_py.images.files import are_small_and_grey
+
+    if not are_small_and_grey(Path(folder).expanduser()):
+        return FOLDER_PRESET
+    if is_told:
+        print(
+            f"images: small and grey, so --preset {SMALL_GREY_PRESET}: views without flip and "
+            f"colour (--preset {FOLDER_PRESET} takes those of photographs)"
+        )
+    return SMALL_GREY_PRESET
+
+
+def _layers(
+    script: str, chosen: dict[str, Any], early: Early, values: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the choice of a run brings, by origin, in rising order.
+
+    Args:
+        values: of the options so far; the caller puts each layer over them.
+    """
+    preset, recipe, files = PRESETS[chosen["preset"]], chosen["recipe"], RunFiles(chosen["run"])
+    yield f"preset {chosen['preset']}", preset.stage(script, PAPER_RECIPE)
+    yield f"recipe {recipe}", preset.stage(script, recipe)
+    minutes = (read_json(files.data) or {}).get("minutes")
+    if script not in PRETEXTS:
+        yield "run", {"minutes": minutes}
+    stored = files.record(script)
+    if stored is None or early.restart:
+        return
+    given = {k: v for k, v in stored["config"].items() if k in values and k not in FREE_OPTIONS}
+    if given.get("minutes") != minutes and files.is_stale(script):
+        given["minutes"] = minutes  # the first stage has been given others since
+    yield "run", {name: _as_typed(value, values[name]) for name, value in given.items()}
+
+
+def _as_typed(value: Any, default: Any) -> Any:
+    """A value that was read from JSON, of the type of an option's default."""
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        parts = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        return dataclasses.replace(default, **parts)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _folder(config: RunConfig) -> Path | None:
+    """The folder of images, where there is one: as typed, or as the run remembers it."""
+    settings = (read_json(config.files.data) or {}).get("settings", {})
+    if config.data is None and settings.get("source") == "folder":
+        return Path(settings["root"])
+    return None if config.data is None else config.data.expanduser().resolve()
+
+
+def _run_tyro(defaults: Config, arguments: list[str], description: str | None) -> Config:
+    import tyro
+
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(
+                type(defaults), default=defaults, args=arguments, description=description
+            )
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise UserError(_one_line(messages.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """tyro's framed message as one line."""
+    lines = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()]
+    kept = [line for line in lines[1:] if line and not line.startswith("For full helptext")]
+    return "; ".join(kept).replace(":;", ":") + " (--help lists the options)"

@@ -1,0 +1,261 @@
+"""How long a stage trains, and with which batches, decided before its first epoch.
+
+It is what the options ask for, unless the memory is too small for a batch, or minutes are given:
+the speed is then measured on a copy of what is trained, by the very steps that train it.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.base_config import TrainingConfig
+from src_py.clusters.guard import evidence_looks
+from src_py.images.loaders import ImageLoader, shuffled_batches
+from src_py.run.errors import UserError, is_out_of_memory
+from src_py.run.hardware import wait_for
+from src_py.run.schedule import Schedule, Step
+from src_py.run.session import Stateful, TrainingSession
+from src_py.run.stages import PRETEXTS, STAGES, chain
+
+START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
+EXIT = 1.0  # s that Python takes to start and to end
+HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
+LOOK = 0.2  # of the time of an epoch of training: two views, forward and backward
+FROZEN_LOOK = 0.5  # of an epoch that has no way backward
+TRIAL_STEPS = 2  # the first allocates the optimizer's state, the second works with it
+TRIAL_SECONDS = 4.0  # at most, where the speed is measured
+TRIAL_SHARE = 0.01  # of the minutes
+AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
+FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same images
+SMALLEST_BATCH = 64  # that more steps are made of
+SMALLEST_THAT_TRAINS = 2  # images: batch statistics need more than one
+WARMUP_SHARE = 0.1  # of the epochs, at most
+
+
+Steps = Callable[..., Iterator[Step]]
+
+
+def plan(
+    steps: Steps,
+    trained: dict[str, Stateful],
+    images: ImageLoader,
+    config: TrainingConfig,
+    session: TrainingSession,
+    rows_per_image: int = 1,
+    head_epochs: int = 0,
+) -> Schedule:
+    """The schedule of a stage; of one that goes on, the one that it was begun with.
+
+    Args:
+        steps: the stage's generator of steps.
+        trained: what a step changes, by the names of the arguments of `steps`.
+        rows_per_image: 2 where a step reads pairs.
+        head_epochs: that heads alone were trained for.
+
+    Raises:
+        UserError: when the memory does not suffice for the smallest batch.
+    """
+    if session.is_resumable:
+        return session.stored_schedule(len(images))
+    schedule = asked_for(config, len(images), head_epochs)
+    seconds = None
+    while seconds is None:
+        arguments = (schedule.batch_size, steps, trained, images, config, session)
+        seconds = _seconds_per_image_or_none(*arguments, rows_per_image)
+        if seconds is None:
+            schedule = _with_half_of_the_batch(schedule, session)
+    if config.minutes is None:
+        return schedule
+    is_frozen = any(not p.requires_grad for p in trained["model"].parameters())
+    return fit_minutes(schedule, seconds, is_frozen, config, session)
+
+
+def asked_for(config: TrainingConfig, images: int, head_epochs: int = 0) -> Schedule:
+    """What the options ask for, for so many images."""
+    return Schedule(
+        images,
+        config.epochs,
+        min(config.images_per_epoch or images, images),
+        config.batch_size,
+        getattr(config, "warmup_epochs", 0),
+        getattr(config, "ema_decay", 0.0),
+        head_epochs,
+    )
+
+
+def fit_minutes(
+    schedule: Schedule,
+    seconds_per_image: float,
+    is_frozen: bool,
+    config: TrainingConfig,
+    session: TrainingSession,
+) -> Schedule:
+    """The schedule that ends within the stage's share of `config.minutes`.
+
+    Args:
+        is_frozen: whether a part of the model is not trained.
+    """
+    stage, images = session.stage, schedule.images
+    epoch_seconds = seconds_per_image * images
+    look = FROZEN_LOOK if is_frozen else LOOK
+    looks = STAGES[stage].looks + STAGES[stage].evidences * evidence_looks(images)
+    left = seconds_left(config, session, looks * look * epoch_seconds)
+    passes = left / epoch_seconds
+    if getattr(config, "reliable_share", 0):  # which is a look every so many epochs
+        passes /= 1 + look / config.refresh_epochs
+    if stage not in PRETEXTS:  # more than the preset's epochs only repeat
+        passes = min(passes, schedule.epochs)
+    least = min(1.0, schedule.batch_size / images)
+    if passes < least:
+        session.say(
+            f"{stage}: warning: of --minutes {config.minutes:g} {max(left, 0):.0f} s are left for "
+            f"training, too few for so many images: no more than a single step is trained"
+        )
+    passes = max(passes, least)
+    epochs = max(1, math.ceil(passes))
+    schedule = replace(
+        schedule,
+        epochs=epochs,
+        images_per_epoch=math.ceil(images * min(1.0, passes / epochs)),
+        warmup_epochs=min(schedule.warmup_epochs, int(WARMUP_SHARE * epochs)),
+        seconds=left,
+    )
+    if stage != "selflabel":  # few of a small batch have a label, and clusters then empty
+        schedule = _with_enough_steps(schedule)
+    if schedule.ema_decay:
+        horizon = max(1.0, AVERAGE_SHARE * schedule.steps)
+        schedule = replace(schedule, ema_decay=min(schedule.ema_decay, 1 - 1 / horizon))
+    session.say(
+        f"{stage}: {1 / seconds_per_image:,.0f} images/s measured; {schedule.epochs} epochs of "
+        f"{schedule.images_per_epoch:,} images, {schedule.batch_size} a step, fit into "
+        f"{max(left, 0):.0f} s of --minutes {config.minutes:g}"
+    )
+    return schedule
+
+
+def fit_head_epochs(
+    head_epochs: int,
+    steps: Callable[..., Iterator[Any]],
+    trained: dict[str, Any],
+    batches: list[Tensor],
+    config: TrainingConfig,
+    session: TrainingSession,
+) -> tuple[int, float | None]:
+    """As many epochs of heads alone as leave time for the network, and the seconds for them.
+
+    Args:
+        head_epochs: that are asked for.
+        steps: the heads' generator of steps.
+        trained: what a step changes; a copy of it is tried.
+        batches: of one epoch.
+    """
+    if config.minutes is None:
+        return head_epochs, None
+    trial, generator = copy.deepcopy(trained), session.generator(epoch=-2)
+    next(steps(**trial, batches=batches, generator=generator))  # sets up caches and kernels
+    started, taken = time.monotonic(), 0
+    while time.monotonic() - started < _trial_seconds(config):
+        next(steps(**trial, batches=batches, generator=generator))
+        wait_for(session.hardware.device)
+        taken += 1
+    epoch_seconds = len(batches) * (time.monotonic() - started) / taken
+    left = HEADS_SHARE * seconds_left(config, session)
+    return min(head_epochs, max(1, int(left / epoch_seconds))), left
+
+
+def seconds_left(config: TrainingConfig, session: TrainingSession, reserved: float = 0.0) -> float:
+    """Of `config.minutes`, for the training of this stage; below 0 when it is late.
+
+    What an earlier stage left over, or took too much, is shared by the later ones.
+
+    Args:
+        reserved: s, for what cannot be made shorter, in this stage and the later ones.
+    """
+    is_pretext = session.stage in PRETEXTS
+    run = chain(session.stage) if is_pretext else chain()
+    place = run.index(session.stage)
+    earlier = (*PRETEXTS, *run[1:place]) if place else ()
+    records = [session.files.record(stage) for stage in earlier]
+    spent = sum(record.get("seconds", 0.0) + EXIT for record in records if record)
+    to_come = len(run) - place - 1
+    reserved += EXIT + to_come * (EXIT + max(START_UP, session.start_up))
+    left = 60 * config.minutes - spent - session.seconds - reserved
+    shares = [STAGES[stage].share for stage in run[place:]]
+    return left * shares[0] / sum(shares)
+
+
+def _seconds_per_image_or_none(batch_size: int, *arguments: Any) -> float | None:
+    """None where the memory is too small for a batch."""
+    try:
+        return _seconds_per_image(batch_size, *arguments)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except clause, whose traceback would keep the failed step's memory.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _seconds_per_image(
+    batch_size: int,
+    steps: Steps,
+    trained: dict[str, Stateful],
+    images: ImageLoader,
+    config: TrainingConfig,
+    session: TrainingSession,
+    rows_per_image: int,
+) -> float:
+    """Takes steps with a copy of what is trained, which is thrown away: two, to see whether the
+    memory suffices, or as many as the measurement of a speed needs."""
+    trial = copy.deepcopy(trained)
+    if config.compile:
+        trial["model"].compile()
+    generator = session.generator(epoch=-2)
+    drawn = shuffled_batches(len(images), batch_size, generator)
+    if config.minutes is None:
+        drawn = drawn[:TRIAL_STEPS]
+    if len(drawn) < TRIAL_STEPS:
+        drawn *= TRIAL_STEPS
+    batches = images.batches([rows.repeat(rows_per_image) for rows in drawn])
+    context = {"generator": generator, "config": config, "hardware": session.hardware}
+    started, seen = time.monotonic(), 0
+    for number, step in enumerate(steps(**trial, batches=batches, **context)):
+        wait_for(session.hardware.device)
+        if number == 0:  # also sets up caches and kernels
+            started = time.monotonic()
+            continue
+        seen += step.images
+        if config.minutes and time.monotonic() - started > _trial_seconds(config):
+            break
+    return (time.monotonic() - started) / seen
+
+
+def _trial_seconds(config: TrainingConfig) -> float:
+    return min(TRIAL_SECONDS, TRIAL_SHARE * 60 * config.minutes)
+
+
+def _with_half_of_the_batch(schedule: Schedule, session: TrainingSession) -> Schedule:
+    fitting = min(schedule.batch_size, schedule.images_per_epoch) // 2
+    if fitting < SMALLEST_THAT_TRAINS:
+        raise UserError(
+            f"{session.stage}: the memory does not suffice for two images: "
+            f"lower --image-size or --width of simclr.py, or close other programs"
+        )
+    session.say(
+        f"{session.stage}: the memory does not suffice for a batch of {schedule.batch_size}: "
+        f"{fitting} images a step"
+    )
+    return replace(schedule, batch_size=fitting)
+
+
+def _with_enough_steps(schedule: Schedule) -> Schedule:
+    while schedule.steps < FEWEST_STEPS and schedule.batch_size >= 2 * SMALLEST_BATCH:
+        schedule = replace(schedule, batch_size=schedule.batch_size // 2)
+    return schedule

@@ -1,0 +1,351 @@
+"""What the training stages share: resume, logs, progress, the seeds of each epoch."""
+
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from configs.base_config import TrainingConfig
+from src_py.augmentation import Augmentation
+from src_py.clusters.health import ClusterHealth
+from src_py.run.checkpoints import load_checkpoint, save_checkpoint
+from src_py.run.errors import UserError
+from src_py.run.files import (
+    FREE_OPTIONS,
+    RunFiles,
+    as_plain,
+    hashes,
+    recorded,
+    write_json,
+    write_table,
+)
+from src_py.run.hardware import Hardware
+from src_py.run.schedule import Schedule, Step
+from src_py.run.stages import PRETEXTS
+
+Batch = TypeVar("Batch")
+
+
+class Stateful(Protocol):
+    """A model, an optimizer, or anything else that can be stored and restored."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class TrainingSession:
+    """One training stage of one run, from its first epoch or from where it was interrupted.
+
+    Every epoch draws its random numbers from a generator that is seeded by (seed, stage, epoch):
+    a resumed stage therefore sees just what an uninterrupted one would have seen.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        stage: str,
+        hardware: Hardware,
+        made_from: Sequence[Path] = (),
+        started: float | None = None,
+    ) -> None:
+        """
+        Args:
+            made_from: files of earlier stages; when they change, the stage begins again.
+            started: when the script was, by time.monotonic(); its start-up counts as its time.
+
+        Raises:
+            UserError: when the stage was begun with other options and `restart` is not set.
+        """
+        self.config = config
+        self.files: RunFiles = config.files
+        self.stage = stage
+        self.hardware = hardware
+        self.history: list[dict[str, float]] = []
+        self._warned: set[str] = set()
+        self._started = time.monotonic() if started is None else started
+        self.start_up = self.seconds
+        self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
+        self._made_from = hashes(made_from)
+        self._begins_again = config.restart or self._is_stale()
+        self._options = recorded(config)
+        if not self._begins_again:
+            self._check_options()
+        self._writer = _tensorboard_writer(self.files.logs / stage) if config.tensorboard else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do; says so."""
+        finished = self.files.output(self.stage)
+        if self._begins_again or self.is_resumable or not finished.exists():
+            return False
+        maker = load_checkpoint(finished)["stage"]
+        if maker != self.stage:
+            raise UserError(
+                f"{finished} was made by {maker}.py; add --restart to replace it, or choose "
+                f"another --run"
+            )
+        self.say(f"{self.stage}: finished already ({finished}); --restart begins again")
+        return True
+
+    @property
+    def is_resumable(self) -> bool:
+        return self.files.partial(self.stage).exists() and not self._begins_again
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage was begun, without pauses between an interruption and its resume."""
+        return time.monotonic() - self._started
+
+    @property
+    def time_used(self) -> float:
+        """Of what training may take, a fraction; 0 where no end has been set."""
+        if self._ends is None:
+            return 0.0
+        first, last = self._ends
+        return min(1.0, (self.seconds - first) / max(last - first, 1e-9))
+
+    def end_training_in(self, seconds: float) -> None:
+        """From now on; at least one step of an epoch that has begun is trained."""
+        self._ends = (self.seconds, self.seconds + seconds)
+
+    def in_time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of an epoch, until the time is up."""
+        for batch in batches:
+            if self._steps and self.time_used >= 1:
+                return
+            yield batch
+
+    def generator(self, epoch: int) -> torch.Generator:
+        """The random numbers of one epoch, on the device."""
+        return self.hardware.generator(self.config.seed, *self.stage.encode(), epoch)
+
+    def stored_schedule(self, images: int) -> Schedule:
+        """The schedule that a stage that goes on was begun with.
+
+        Args:
+            images: that there are now.
+
+        Raises:
+            UserError: when they were others, or when the stage's record has no schedule.
+        """
+        stored = self.files.record(self.stage) or {}
+        if "schedule" not in stored:
+            raise UserError(
+                f"{self.files.config(self.stage)} is of an earlier version of this program; "
+                f"add --restart to begin again"
+            )
+        schedule = Schedule(**stored["schedule"])
+        if schedule.images != images:
+            raise UserError(
+                f"{self.stage} of run '{self.files.run}' was begun with {schedule.images} "
+                f"images, now {images}; add --restart to begin again"
+            )
+        return schedule
+
+    def epochs(self, schedule: Schedule, **state: Stateful) -> Iterator[int]:
+        """Yields the numbers of the epochs that are left and keeps their books.
+
+        Args:
+            state: what must be restored on resume and stored for it.
+        """
+        total, images_per_epoch = schedule.epochs, schedule.images_per_epoch
+        self._epochs = total
+        if schedule.seconds is not None:
+            self.end_training_in(schedule.seconds)
+        self.begin(schedule)
+        first = self._restore(state)
+        stored_at = time.monotonic()
+        self._bar = tqdm(
+            total=total * images_per_epoch,
+            initial=first * images_per_epoch,
+            desc=self.stage,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        with self._bar:
+            for epoch in range(first, total):
+                started = time.monotonic()
+                self._sums, self._columns, self._steps, self._images = {}, {}, 0, 0
+                yield epoch
+                self._close_epoch(epoch, time.monotonic() - started)
+                if self.time_used >= 1 and epoch + 1 < total:
+                    self.say(f"{self.stage}: the time is up after {epoch + 1} of {total} epochs")
+                    return
+                if (
+                    time.monotonic() - stored_at >= self.config.checkpoint_seconds
+                    and epoch + 1 < total
+                ):
+                    self._store(state, epoch + 1)
+                    stored_at = time.monotonic()
+
+    def record(self, step: Step) -> None:
+        """Adds one step's values to the epoch's means. Tensors are read once an epoch, not now."""
+        self._steps += 1
+        self._images += step.images
+        for name, value in step.values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float().mean()
+        self._bar.update(step.images)
+
+    def mean(self, name: str) -> float:
+        """Mean of a recorded value over the steps of the epoch so far."""
+        return float(self._sums[name]) / self._steps
+
+    def report(self, epoch: int, health: ClusterHealth, *more: str) -> None:
+        """Prints an epoch's health, adds it to its row of the log, and warns where it is bad.
+
+        A warning is said when it comes up, and again after the last epoch.
+        """
+        self._columns = health.columns()
+        told = ", ".join([str(health), *more])
+        self.say(f"{self.stage} epoch {epoch + 1}/{self._epochs}: {told}")
+        warnings = health.warnings(self.stage)
+        for kind, warning in warnings.items():
+            is_last = epoch + 1 == self._epochs or self.time_used >= 1
+            if kind not in self._warned or is_last:
+                self.say(f"{self.stage}: warning: {warning}")
+        self._warned |= set(warnings)
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def finish(self, content: dict, **facts: Any) -> Path:
+        """Writes the stage's final checkpoint; the resumable state is then of no more use.
+
+        Args:
+            facts: what else the stage's record tells of how it ended.
+        """
+        path = self.files.output(self.stage)
+        save_checkpoint(path, {"stage": self.stage, "config": self._options, **content})
+        self.files.partial(self.stage).unlink(missing_ok=True)
+        begun = self.files.record(self.stage)
+        ended = {"seconds": round(self.seconds, 1), **facts}
+        write_json(self.files.config(self.stage), begun | ended)
+        if self._writer:
+            self._writer.close()
+        return path
+
+    def _is_stale(self) -> bool:
+        stored = self.files.record(self.stage)
+        stale = stored is not None and stored["made_from"] != self._made_from
+        if stale and self.files.output(self.stage).exists():
+            self.say(f"{self.stage}: an earlier stage has changed since; training again")
+        return stale
+
+    def _check_options(self) -> None:
+        stored = self.files.record(self.stage)
+        begun = self.files.output(self.stage).exists() or self.files.partial(self.stage).exists()
+        if stored is None or not begun:
+            return
+        changed = [
+            f"--{name.replace('_', '-')} {stored['config'][name]} (now {value})"
+            for name, value in self._options.items()
+            if name not in FREE_OPTIONS and value != stored["config"].get(name, value)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.stage} of run '{self.files.run}' was begun with {', '.join(changed)}; "
+                f"add --restart to begin again, or choose another --run"
+            )
+
+    def begin(self, schedule: Schedule | None = None) -> None:
+        """From here on the files of this stage belong to this start of it; `epochs` calls it.
+
+        Args:
+            schedule: of the training; None where nothing is trained.
+        """
+        if self._begins_again:
+            self.files.output(self.stage).unlink(missing_ok=True)
+            self.files.partial(self.stage).unlink(missing_ok=True)
+        if self.stage in PRETEXTS:  # the other one's place is taken
+            for other in set(PRETEXTS) - {self.stage}:
+                self.files.partial(other).unlink(missing_ok=True)
+                self.files.config(other).unlink(missing_ok=True)
+        begun = {
+            "made_from": self._made_from,
+            "hardware": str(self.hardware),
+            "torch": torch.__version__,
+            "config": self._options,
+        }
+        if schedule is not None:
+            begun["schedule"] = as_plain(schedule)
+        write_json(self.files.config(self.stage), begun)
+        self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
+
+    def _close_epoch(self, epoch: int, seconds: float) -> None:
+        means = {name: self.mean(name) for name in self._sums}
+        if not all(torch.isfinite(torch.tensor(value)) for value in means.values()):
+            raise UserError(
+                f"{self.stage}: a loss of epoch {epoch + 1} is not finite ({means}); "
+                f"lower --learning-rate and begin again with --restart"
+            )
+        row = {"epoch": epoch + 1, **{name: round(value, 6) for name, value in means.items()}}
+        row |= self._columns
+        row |= {"images_per_second": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
+        self.history.append(row)
+        rows = [tuple(past.values()) for past in self.history]
+        write_table(self.files.log(self.stage), tuple(row), rows)
+        self._bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in means.items()}})
+        if self._writer:
+            for name, value in means.items():
+                self._writer.add_scalar(name, value, epoch + 1)
+
+    def _store(self, state: dict[str, Stateful], next_epoch: int) -> None:
+        parts = {name: part.state_dict() for name, part in state.items()}
+        content = {
+            "next_epoch": next_epoch,
+            "history": self.history,
+            "seconds": self.seconds,
+            "ends": self._ends,
+            "state": parts,
+        }
+        save_checkpoint(self.files.partial(self.stage), content)
+
+    def _restore(self, state: dict[str, Stateful]) -> int:
+        if not self.is_resumable:
+            return 0
+        content = load_checkpoint(self.files.partial(self.stage))
+        if state.keys() - content["state"].keys():
+            raise UserError(
+                f"{self.files.partial(self.stage)} is of an earlier version of this program; "
+                f"add --restart to begin again"
+            )
+        for name, part in state.items():
+            part.load_state_dict(content["state"][name])
+        self.history = content["history"]
+        self._started -= content.get("seconds", 0.0)
+        self._ends = content.get("ends")
+        self.say(f"{self.stage}: continuing after epoch {content['next_epoch']}")
+        return content["next_epoch"]
+
+
+def _describe(options: dict[str, Any]) -> str:
+    """The complete configuration on a few lines; of a view, only the parts that are in use."""
+    neutral = as_plain(Augmentation())
+    words = []
+    for name, value in options.items():
+        if isinstance(value, dict):
+            used = [f"{part} {v}" for part, v in value.items() if v != neutral[part]]
+            value = f"({', '.join(used)})"
+        words.append(f"{name} {value}")
+    text = ", ".join(words)
+    return textwrap.fill(text, width=100, initial_indent="  ", subsequent_indent="  ")
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard: TensorBoard is not installed; pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(folder))

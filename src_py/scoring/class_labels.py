@@ -1,0 +1,114 @@
+"""The labels of a split, for evaluate.py alone: no training stage may import this module."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src_py.datasets import digits_rows, find_idx, open_torchvision_set, read_idx
+from src_py.images.files import find_images
+from src_py.images.folders import split_folder
+from src_py.run.errors import UserError
+
+STL10_CLASSES = (
+    "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck",
+)  # fmt: skip
+
+
+def load_labels(
+    source: str, root: Path | None, split: str, names: list[str], folder_labels: bool = False
+) -> tuple[np.ndarray, list[str]] | None:
+    """Labels of the images called `names` (ImageSet.names): int64 (N,), and the class names.
+
+    None where there are no labels. A folder has them when it is divided into train/<class>/...
+    and every image lies in a class folder; `folder_labels` also takes the first folder level of
+    an undivided folder as classes. Raises UserError if those are asked for and not there, or
+    if the files of a named set are missing.
+    """
+    if source == "folder":
+        return _folder_labels(Path(root), split, names, folder_labels)
+    if split == "unlabelled":
+        return None
+    labels, classes = _set_labels(source, root, split)
+    rows = [int(name.rpartition("/")[2]) for name in names]
+    return np.asarray(labels, dtype=np.int64)[rows], classes
+
+
+def _folder_labels(
+    root: Path, split: str, names: list[str], folder_labels: bool
+) -> tuple[np.ndarray, list[str]] | None:
+    folder = split_folder(root, split)
+    if folder is None or (folder == root and not folder_labels):
+        return None
+    of_names = [_class_of(root / name, folder) for name in names]
+    if None in of_names:
+        if folder_labels:
+            outside = names[of_names.index(None)]
+            raise UserError(f"{root / outside} lies in no class folder: move it into one")
+        return None
+    # Both splits number their classes alike, even if one of them lacks a class.
+    folders = [found for found in map(split_folder, (root, root), ("train", "test")) if found]
+    in_folders = {_class_of(path, parent) for parent in folders for path in find_images(parent)}
+    classes = sorted({*of_names, *in_folders} - {None})
+    number = {name: index for index, name in enumerate(classes)}
+    return np.array([number[name] for name in of_names], dtype=np.int64), classes
+
+
+def _class_of(path: Path, folder: Path) -> str | None:
+    """The first folder below `folder` on the way to `path`, None if it lies in `folder` itself."""
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def _set_labels(source: str, root: Path | None, split: str) -> tuple[Any, list[str]]:
+    """Labels of all images of a set that is known by name, in its own order."""
+    if source == "digits":
+        from sklearn.datasets import load_digits
+
+        return load_digits().target[digits_rows(split)], [str(digit) for digit in range(10)]
+    idx = find_idx(root, split, "labels") if "mnist" in source else None
+    if idx:
+        return read_idx(idx), _mnist_classes(source)
+    dataset = open_torchvision_set(source, root, split)
+    if source == "stl10":
+        return dataset.labels, list(STL10_CLASSES)
+    if source == "cifar20":
+        # torchvision gives the 100 fine classes only; the superclasses are in the same files.
+        folder = Path(dataset.root) / dataset.base_folder
+        coarse = read_array_pickle(folder / split)["coarse_labels"]
+        return coarse, read_array_pickle(folder / "meta")["coarse_label_names"]
+    return dataset.targets, dataset.classes
+
+
+def _mnist_classes(source: str) -> list[str]:
+    from src_py.run import torchvision_compat  # noqa: F401  (must precede torchvision)
+
+    import torchvision.datasets as tv  # isort: skip
+
+    return (tv.MNIST if source == "mnist" else tv.FashionMNIST).classes
+
+
+def read_array_pickle(path: Path) -> Any:
+    """Unpickle plain values and NumPy arrays. Raises UserError if `path` holds anything else."""
+    try:
+        with open(path, "rb") as file:
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"cannot read labels from {path} ({error}): fetch the set again") from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles nothing that could run code: only what NumPy arrays are made of."""
+
+    # Python 2 wrote the CIFAR files: NumPy's modules had other names then.
+    _ALLOWED = {  # noqa: RUF012  (read only)
+        "_reconstruct": np.empty(0).__reduce__()[0],
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in self._ALLOWED:
+            return self._ALLOWED[name]
+        raise pickle.UnpicklingError(f"holds {module}.{name}, which is not an array")

@@ -1,0 +1,188 @@
+"""What evaluate.py reports: the scores of every stage on every split, as a dict and as a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from src_py.clusters.names import ClusterLabels
+from src_py.images.loaders import ImageLoader, ordered_batches
+from src_py.inference import infer
+from src_py.run.hardware import Hardware
+from src_py.scoring.metrics import (
+    cluster_summary,
+    hungarian_mapping,
+    kmeans_clusters,
+    majority_mapping,
+    mapping_name,
+    mixture_clusters,
+    neighbor_accuracy,
+    save_confusion_picture,
+    score,
+)
+
+# Starts of k-means, of which the best is kept; pixels have many dimensions, each start is slow.
+RESTARTS = {"kmeans": 10, "kmeans_pixels": 2}
+
+
+@dataclass
+class Split:
+    """One split, as the models see it.
+
+    Attributes:
+        images: all of them, uint8.
+        labels: int64 (N,) and the class names, or None.
+        features: (N, D) of the pretext.
+        probabilities: (N, clusters) by stage.
+        neighbors: (N, k) of the mining, where it has been done for this split.
+    """
+
+    images: ImageLoader
+    labels: tuple[np.ndarray, list[str]] | None
+    features: np.ndarray
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    neighbors: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How models are applied to the images of one split."""
+
+    images: ImageLoader
+    hardware: Hardware
+    batch_size: int
+
+    def outputs(self, model: nn.Module, dim: int = 0) -> np.ndarray:
+        batches = infer(model, self.images, self.hardware, self.batch_size)
+        return torch.cat([batch.cpu() for batch in batches], dim=dim).numpy()
+
+    def probabilities(
+        self, model: nn.Module, temperature: float, labels: ClusterLabels
+    ) -> np.ndarray:
+        """(N, groups) of a classifier with one head: merged clusters count as one."""
+        logits = torch.from_numpy(self.outputs(model, dim=1)[0])
+        merged = labels.merged((logits / temperature).softmax(dim=1).numpy())
+        return merged[:, [group[0] for group in labels.groups]]
+
+
+def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
+    """The content of evaluation.json."""
+    clusters = _number_of_clusters(splits)
+    result: dict = {name: {} for name in splits}
+    if clusters is not None and all(split.labels for split in splits.values()):
+        classes = len(splits["train"].labels[1])
+        assigned = {name: dict(_assignments(split)) for name, split in splits.items()}
+        for row, found in _baselines(splits, clusters, seed, pixels).items():
+            for name, clusters_of_split in zip(splits, found, strict=True):
+                assigned[name] = {row: clusters_of_split, **assigned[name]}
+        for name, split in splits.items():
+            for row, clusters_of_split in assigned[name].items():
+                result[name][row] = score(clusters_of_split, split.labels[0], clusters, classes)
+        result["mapping"] = mapping_name(clusters, classes)
+        train = splits["train"]
+        if train.neighbors is not None:
+            result["neighbor_accuracy"] = neighbor_accuracy(train.neighbors, train.labels[0])
+    result["clusters"] = clusters
+    result["label_free"] = {
+        name: {stage: cluster_summary(p) for stage, p in split.probabilities.items()}
+        for name, split in splits.items()
+    }
+    return result
+
+
+def as_table(run: str, result: dict) -> str:
+    """The result as lines of text for a person."""
+    lines = []
+    splits = list(result["label_free"])
+    if "mapping" in result:
+        lines.append(
+            f"run {run}: {result['clusters']} clusters, accuracy by {result['mapping']} mapping"
+        )
+        differs = any(_majority_differs(row) for name in splits for row in result[name].values())
+        uneven = any(_macro_differs(row) for name in splits for row in result[name].values())
+        columns = ["acc", *(["macro_acc"] if uneven else []), "nmi", "ari"]
+        columns += ["majority_acc", "hungarian_acc"] if differs else []
+        columns = [column for column in columns if column != f"{result['mapping']}_acc"]
+        titles = {"macro_acc": "MACRO", "majority_acc": "MAJORITY", "hungarian_acc": "HUNGARIAN"}
+        for name in splits:
+            header = "".join(f"{titles.get(column, column.upper()):>10}" for column in columns)
+            lines.append(f"{name:<14}{header}")
+            for row, scores in result[name].items():
+                values = "".join(f"{scores[column]:>10.3f}" for column in columns)
+                lines.append(f"  {row:<12}{values}")
+        if "neighbor_accuracy" in result:
+            lines.append(f"neighbors of the same class: {result['neighbor_accuracy']:.3f}")
+    else:
+        lines.append(f"run {run}: {result['clusters']} clusters, no labels: label-free scores")
+    for name in splits:
+        for stage, summary in result["label_free"][name].items():
+            lines.append(
+                f"{name} {stage}: {summary['alive']} clusters alive, "
+                f"{summary['smallest']} to {summary['largest']} images each, "
+                f"mean confidence {summary['confidence']:.3f}, "
+                f"{summary['confident_fraction']:.1%} above .99, "
+                f"balance {summary['entropy']:.3f}"
+            )
+    return "\n".join(lines)
+
+
+def save_confusion(
+    path: Path, splits: dict[str, Split], stage: str, cluster_names: Sequence[str]
+) -> None:
+    """Draws the confusion matrix of the last split that has labels."""
+    labelled = [split for split in splits.values() if split.labels]
+    if not labelled:
+        return
+    split = labelled[-1]
+    labels, class_names = split.labels
+    probabilities = split.probabilities[stage]
+    counts = (probabilities.shape[1], len(class_names))
+    fit = hungarian_mapping if mapping_name(*counts) == "hungarian" else majority_mapping
+    clusters = probabilities.argmax(axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mapping = fit(clusters, labels, *counts)
+    save_confusion_picture(path, clusters, labels, mapping, class_names, cluster_names)
+
+
+def _baselines(
+    splits: dict[str, Split], clusters: int, seed: int, pixels: bool
+) -> dict[str, list[np.ndarray]]:
+    """What SCAN is compared with: the clusters of every split, by the row of the table."""
+    train, *others = (split.features for split in splits.values())
+    found = {"kmeans": kmeans_clusters(train, others, clusters, seed, RESTARTS["kmeans"])}
+    if pixels:
+        train, *others = (_pixels(split.images) for split in splits.values())
+        restarts = RESTARTS["kmeans_pixels"]
+        found["kmeans_pixels"] = kmeans_clusters(train, others, clusters, seed, restarts)
+        found["mixture_pixels"] = mixture_clusters(train, others, clusters, seed)
+    return found
+
+
+def _number_of_clusters(splits: dict[str, Split]) -> int | None:
+    """The classifier's clusters; before there is one, the number of classes."""
+    train = splits["train"]
+    for probabilities in train.probabilities.values():
+        return probabilities.shape[1]
+    return len(train.labels[1]) if train.labels else None
+
+
+def _assignments(split: Split) -> list[tuple[str, np.ndarray]]:
+    return [(stage, p.argmax(axis=1)) for stage, p in split.probabilities.items()]
+
+
+def _pixels(images: ImageLoader) -> np.ndarray:
+    """(N, C x S x S) float32 in [0, 1]."""
+    batches = images.batches(ordered_batches(len(images), 1024))
+    return torch.cat([batch.flatten(1).cpu() for _, batch in batches]).numpy() / np.float32(255)
+
+
+def _majority_differs(scores: dict[str, float]) -> bool:
+    return round(scores["majority_acc"], 3) != round(scores["hungarian_acc"], 3)
+
+
+def _macro_differs(scores: dict[str, float]) -> bool:
+    """By more than the classes of a balanced set differ in size by chance."""
+    return abs(scores["macro_acc"] - scores["acc"]) > 0.01
