@@ -34,7 +34,7 @@ def main(config: LabelConfig) -> None:
     for group in groups:
         labels = labels.with_merge(group)
     if config.merge_to:
-        for group in merged_by_neighbors(config, labels):
+        for group in merged_by_neighbors(config, labels, config.merge_to):
             labels = labels.with_merge(group)
     for cluster, name in names:
         labels = labels.with_name(cluster, name)
@@ -48,21 +48,23 @@ def main(config: LabelConfig) -> None:
         print(f"{path} written")
 
 
-def merged_by_neighbors(config: LabelConfig, labels: "ClusterLabels") -> list[tuple[int, ...]]:
-    """Groups of clusters that the training images say are one, with `--merge-to` left over."""
+def merged_by_neighbors(
+    config: LabelConfig, labels: "ClusterLabels", merge_to: int
+) -> list[tuple[int, ...]]:
+    """Groups of clusters that the training images say are one, with `merge_to` left over."""
     import numpy as np
 
+    from src_py.clusters.classifier import choose_classifier
     from src_py.clusters.merging import merge_by_neighbors
     from src_py.images.run_images import open_mined
     from src_py.output.prediction import open_classifier
-    from src_py.run.checkpoints import choose_classifier
     from src_py.run.errors import UserError
     from src_py.run.hardware import choose_hardware
 
     files, groups = config.files, labels.groups
-    if config.merge_to > len(groups):
+    if merge_to > len(groups):
         raise UserError(
-            f"--merge-to {config.merge_to}: there are {len(groups)} clusters, what is merged "
+            f"--merge-to {merge_to}: there are {len(groups)} clusters, what is merged "
             f"already counted as one"
         )
     hardware = choose_hardware(config.device)
@@ -71,7 +73,7 @@ def merged_by_neighbors(config: LabelConfig, labels: "ClusterLabels") -> list[tu
     lowest = [group[0] for group in groups]  # where a group's probability is
     _, probabilities = classifier.outputs(images.loader)
     probabilities = labels.merged(probabilities)[:, lowest]
-    found = merge_by_neighbors(probabilities, np.load(files.neighbors), config.merge_to)
+    found = merge_by_neighbors(probabilities, np.load(files.neighbors), merge_to)
     return [tuple(lowest[place] for place in group) for group in found if len(group) > 1]
 
 

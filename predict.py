@@ -61,7 +61,7 @@ def main(config: PredictConfig) -> None:
     if config.hand_off:
         hand_off(out, predictions, labels, config.run)
     if config.sort:
-        sort(config, predictions)
+        sort(config, config.sort, predictions)
 
 
 def show_training_images(
@@ -88,7 +88,7 @@ def review(config: PredictConfig, predictions: list["Prediction"]) -> None:
     print(f"{page}: the {min(config.review, len(predictions))} least confident images")
 
 
-def sort(config: PredictConfig, predictions: list["Prediction"]) -> None:
+def sort(config: PredictConfig, how: str, predictions: list["Prediction"]) -> None:
     """
     Raises:
         UserError: when not one file could be placed.
@@ -99,19 +99,19 @@ def sort(config: PredictConfig, predictions: list["Prediction"]) -> None:
     placements = plan(predictions, config.out, config.unsure)
     if config.dry_run:
         for placement in placements:
-            what = "already there:" if placement.present else f"would {config.sort}:"
+            what = "already there:" if placement.present else f"would {how}:"
             print(f"{what} {placement.source} -> {placement.target}")
         print(f"--dry-run: none of these {len(placements)} images was touched")
         return
-    outcome = sort_files(placements, config.sort)
+    outcome = sort_files(placements, how)
     print(
-        f"{config.out}: {config.sort} of {outcome.placed} images, {outcome.present} already there, "
+        f"{config.out}: {how} of {outcome.placed} images, {outcome.present} already there, "
         f"{len(outcome.failures)} failed"
     )
     for failure in outcome.failures:
         print(f"failed: {failure}")
     if len(outcome.failures) == len(placements):
-        raise UserError(f"--sort {config.sort}: none of the {len(placements)} images was placed")
+        raise UserError(f"--sort {how}: none of the {len(placements)} images was placed")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from src_py.losses import ScanLoss
 from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.optimizers import descend
-from src_py.run.planning import fit_head_epochs
+from src_py.run.planning import Trained, fit_head_epochs
 from src_py.run.session import TrainingSession
 
 FEWEST_HEAD_STEPS = 600  # a small set has few steps in an epoch; with 300 heads are not yet apart
@@ -90,7 +90,7 @@ def train_heads(
         start_at_prototypes(heads, features, range(0, config.candidate_heads, 2), config.seed)
     batch_size = max(config.batch_size, SMALLEST_HEAD_BATCH)
     optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate)
-    trained = {"heads": heads, "optimizer": optimizer}
+    trained: Trained = {"heads": heads, "optimizer": optimizer}
     steps = partial(
         head_steps,
         features=features,

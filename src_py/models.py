@@ -274,7 +274,8 @@ class KeyQueue(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))  # (K, D)
+        self.keys: Tensor  # (K, D)
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:

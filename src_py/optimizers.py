@@ -15,6 +15,7 @@ from src_py.run.schedule import Schedule
 from src_py.run.session import TrainingSession
 
 Batch = TypeVar("Batch")
+Model = TypeVar("Model", bound=nn.Module)
 
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
 FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
@@ -38,16 +39,20 @@ def adam(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
     )
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down the gradient of `loss`, unless `optimizer.found_inf` is set and not 0.
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, skipped: Tensor | None = None) -> None:
+    """One step down the gradient of `loss`.
 
-    A fused optimizer looks at it on the device, without the host having to ask; MPS does not.
+    Args:
+        skipped: float32, 0-dim: where it is 1, weights and moments stay as they are.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    skip = getattr(optimizer, "found_inf", None)
-    if skip is None or skip.device.type != "mps" or not bool(skip):
-        optimizer.step()
+    if skipped is not None:
+        if skipped.device.type == "mps" and bool(skipped):
+            return
+        # A fused optimizer looks at it on the device, without the host having to ask.
+        optimizer.__dict__["found_inf"] = skipped
+    optimizer.step()
 
 
 class PretextRate:
@@ -98,9 +103,7 @@ def warmup_cosine(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def moving_average(
-    model: nn.Module, ema_decay: float, hardware: Hardware, compiled: bool
-) -> nn.Module:
+def moving_average(model: Model, ema_decay: float, hardware: Hardware, compiled: bool) -> Model:
     """A copy of the model for `update_average`; the model itself where there is no EMA."""
     return hardware.place(copy.deepcopy(model), compiled) if ema_decay else model
 
@@ -114,8 +117,7 @@ def update_average(
     Args:
         buffers: whether the batch statistics are copied.
     """
-    parameters = [list(module.parameters()) for module in (average, model)]
-    torch._foreach_lerp_(*parameters, 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     if buffers:
         for mean, current in zip(average.buffers(), model.buffers(), strict=True):
             mean.copy_(current)

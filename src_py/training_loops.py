@@ -25,9 +25,9 @@ from src_py.neighbor_pairs import NeighborPairs
 from src_py.optimizers import PretextRate, adam, descend, moving_average, sgd, update_average
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run.hardware import Hardware
-from src_py.run.planning import Steps, plan
-from src_py.run.schedule import Step
-from src_py.run.session import Stateful, TrainingSession
+from src_py.run.planning import Steps, Trained, plan
+from src_py.run.schedule import ClusterStep, Step
+from src_py.run.session import TrainingSession
 from src_py.transforms import random_view
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # rows (B,) int64, images (B, C, S, S) uint8
@@ -89,7 +89,7 @@ def moco_steps(
 def train_simclr(
     model: ContrastiveModel, images: ImageLoader, config: SimCLRConfig, session: TrainingSession
 ) -> None:
-    trained: dict[str, Stateful] = {"model": model, "optimizer": sgd(model, config)}
+    trained: Trained = {"model": model, "optimizer": sgd(model, config)}
     _train_pretext(simclr_steps, trained, images, config, session)
 
 
@@ -99,14 +99,14 @@ def train_moco(
     hardware = session.hardware
     target = hardware.place(copy.deepcopy(model), config.compile).train()
     queue = hardware.place(KeyQueue(min(config.queue_size, len(images)), config.projection_dim))
-    trained: dict[str, Stateful] = {"model": model, "target": target, "queue": queue}
+    trained: Trained = {"model": model, "target": target, "queue": queue}
     trained["optimizer"] = sgd(model, config)
     _train_pretext(moco_steps, trained, images, config, session)
 
 
 def _train_pretext(
     steps: Steps,
-    trained: dict[str, Stateful],
+    trained: Trained,
     images: ImageLoader,
     config: SimCLRConfig,
     session: TrainingSession,
@@ -136,7 +136,7 @@ def scan_steps(
     generator: torch.Generator,
     config: ScanConfig,
     hardware: Hardware,
-) -> Iterator[Step]:
+) -> Iterator[ClusterStep]:
     """SCAN: an image and one of its neighbors belong to one cluster, and clusters are even.
 
     Both are seen in strong views, as published; with `plain_neighbors` the neighbor is not.
@@ -161,7 +161,7 @@ def scan_steps(
             "consistency": loss.consistency,
             "entropy": loss.entropy,
         }
-        yield Step(len(anchors), measured, anchor_logits.detach())
+        yield ClusterStep(len(anchors), measured, anchor_logits.detach())
 
 
 def train_scan(
@@ -183,7 +183,8 @@ def train_scan(
     hardware = session.hardware
     model.train()
     average = moving_average(model, config.ema_decay, hardware, config.compile)
-    trained: dict[str, Stateful] = {"model": model, "optimizer": adam(model, config)}
+    optimizer = adam(model, config)
+    trained: Trained = {"model": model, "optimizer": optimizer}
     # An image in the place of its neighbor costs the same.
     schedule = plan(scan_steps, trained, images, config, session, 2, head_epochs)
     for epoch in session.epochs(schedule, average=average, **trained):
@@ -196,8 +197,8 @@ def train_scan(
         batches = session.in_time(images.batches(rows))
         counts = ClusterCounts(model.heads.heads, config.clusters, hardware.device)
         losses = torch.zeros_like(counts.entropy)  # (H,)
-        context = {"generator": generator, "config": config, "hardware": hardware}
-        for step in scan_steps(**trained, batches=batches, **context):
+        drawn = (batches, generator, config, hardware)
+        for step in scan_steps(model, optimizer, *drawn):
             session.record(step)
             counts.add(step.logits)
             losses += step.values["loss"].detach()
@@ -238,7 +239,7 @@ def self_label_steps(
     generator: torch.Generator,
     config: SelfLabelConfig,
     hardware: Hardware,
-) -> Iterator[Step]:
+) -> Iterator[ClusterStep]:
     """Self-labelling: what the teacher is sure of on a weak view teaches a strong view.
 
     Args:
@@ -262,12 +263,11 @@ def self_label_steps(
             config.balanced,
             pseudo_labels.reliable[rows],
         )
-        # With no pseudo-label there is nothing to learn from in a step. The fused optimizer then
-        # leaves weights and moments as they are.
-        optimizer.found_inf = (kept == 0).float()
-        descend(optimizer, loss)
-        measured = {"loss": loss, "kept": kept / len(images), "skipped": optimizer.found_inf}
-        yield Step(len(images), measured, weak_logits)
+        # With no pseudo-label there is nothing to learn from: weights and moments stay.
+        skipped = (kept == 0).float()
+        descend(optimizer, loss, skipped)
+        measured = {"loss": loss, "kept": kept / len(images), "skipped": skipped}
+        yield ClusterStep(len(images), measured, weak_logits)
 
 
 def train_self_label(
@@ -292,8 +292,9 @@ def train_self_label(
     hardware = session.hardware
     teacher = moving_average(model, config.ema_decay, hardware, config.compile)
     pseudo_labels = PseudoLabels(len(images), hardware.device)
-    trained: dict[str, Stateful] = {"model": model, "teacher": teacher}
-    trained |= {"pseudo_labels": pseudo_labels, "optimizer": adam(model, config)}
+    optimizer = adam(model, config)
+    trained: Trained = {"model": model, "teacher": teacher}
+    trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}
     schedule = plan(self_label_steps, trained, images, config, session)
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
@@ -306,8 +307,8 @@ def train_self_label(
         batches = session.in_time(images.batches(rows))
         counts = ClusterCounts(1, model.heads.clusters, hardware.device)
         skipped = torch.zeros((), device=hardware.device)
-        context = {"generator": generator, "config": config, "hardware": hardware}
-        for step in self_label_steps(**trained, batches=batches, **context):
+        drawn = (batches, generator, config, hardware)
+        for step in self_label_steps(model, teacher, pseudo_labels, optimizer, *drawn):
             session.record(step)
             counts.add(step.logits)
             skipped += step.values["skipped"]

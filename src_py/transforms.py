@@ -57,7 +57,8 @@ __all__ = [
     "to_grayscale",
 ]
 
-Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the pixels, per channel
+# Mean and standard deviation of the pixels, per channel.
+Statistics = tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]
 
 # ------------------------------------------------------------------------------ parameters
 

@@ -143,7 +143,7 @@ def test_later_scripts_take_as_long_to_start_as_the_first_did(monkeypatch, tmp_p
         started = clock.now - start_up
         session = TrainingSession(config, stage, choose_hardware("cpu"), started=started)
         clock.now += 20
-        return planning.seconds_left(config, session)
+        return planning.seconds_left(10, session)
 
     # Less 20 s, the start-up, an exit (1 s), and the later scripts, each at least 3 + 1 s.
     assert seconds_left("simclr", 0) == pytest.approx(0.6 * (600 - 20 - 1 - 3 * 4))

@@ -172,7 +172,9 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
         "agreement": {each.clusters: each.agreement for each in falling},
         "silhouette": {each.clusters: each.silhouette for each in falling},
     }
-    best = {name: max(values, key=values.get) for name, values in measures.items()}
+    best = {
+        name: max(values, key=lambda number: values[number]) for name, values in measures.items()
+    }
     points = {
         each.clusters: sum(
             values[each.clusters] > other
@@ -181,7 +183,7 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
         )
         for each in falling
     }
-    chosen = max(points, key=points.get)
+    chosen = _best_of(points)
     reasons = [_votes(best, chosen)]
     if max(best.values()) - min(best.values()) > chosen / 4:
         reasons.append("they differ, so look at the clusters of more than one of these numbers")
@@ -190,6 +192,11 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
     if chosen == falling[0].clusters:
         reasons.append(f"the end of the range: try also --highest {2 * chosen}")
     return Recommendation(chosen, "; ".join(reasons))
+
+
+def _best_of(values: dict[int, float] | dict[int, int]) -> int:
+    """The number of the highest value; of equal ones, the first."""
+    return max(values, key=lambda number: values[number])
 
 
 def _votes(best: dict[str, int], chosen: int) -> str:

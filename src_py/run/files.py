@@ -148,7 +148,7 @@ class RunFiles:
         return self.logs / f"{stage}.csv"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write(temporary)` and moves the result to `path`, making folders that are missing.
 
     A crash leaves either the old file or the new one, never a part.

@@ -4,11 +4,14 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from src_py.run.errors import UserError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Hardware:
     device: torch.device
     precision: torch.dtype | None
 
-    def place(self, module: nn.Module, compiled: bool = False) -> nn.Module:
+    def place(self, module: Module, compiled: bool = False) -> Module:
         """Moves a module to the device. channels_last is what cuDNN and oneDNN convolve fastest.
 
         Args:

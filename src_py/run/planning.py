@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from configs.base_config import TrainingConfig
+from configs.config_selflabel import SelfLabelConfig
 from src_py.clusters.guard import evidence_looks
 from src_py.images.loaders import ImageLoader, shuffled_batches
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.hardware import wait_for
 from src_py.run.schedule import Schedule, Step
-from src_py.run.session import Stateful, TrainingSession
+from src_py.run.session import TrainingSession
 from src_py.run.stages import PRETEXTS, STAGES, chain
 
 START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
@@ -39,11 +40,12 @@ WARMUP_SHARE = 0.1  # of the epochs, at most
 
 
 Steps = Callable[..., Iterator[Step]]
+Trained = dict[str, Any]  # what a step changes, by the names of the generator's arguments
 
 
 def plan(
     steps: Steps,
-    trained: dict[str, Stateful],
+    trained: Trained,
     images: ImageLoader,
     config: TrainingConfig,
     session: TrainingSession,
@@ -54,7 +56,6 @@ def plan(
 
     Args:
         steps: the stage's generator of steps.
-        trained: what a step changes, by the names of the arguments of `steps`.
         rows_per_image: 2 where a step reads pairs.
         head_epochs: that heads alone were trained for.
 
@@ -73,7 +74,7 @@ def plan(
     if config.minutes is None:
         return schedule
     is_frozen = any(not p.requires_grad for p in trained["model"].parameters())
-    return fit_minutes(schedule, seconds, is_frozen, config, session)
+    return fit_minutes(schedule, config.minutes, seconds, is_frozen, config, session)
 
 
 def asked_for(config: TrainingConfig, images: int, head_epochs: int = 0) -> Schedule:
@@ -91,12 +92,13 @@ def asked_for(config: TrainingConfig, images: int, head_epochs: int = 0) -> Sche
 
 def fit_minutes(
     schedule: Schedule,
+    minutes: float,
     seconds_per_image: float,
     is_frozen: bool,
     config: TrainingConfig,
     session: TrainingSession,
 ) -> Schedule:
-    """The schedule that ends within the stage's share of `config.minutes`.
+    """The schedule that ends within the stage's share of the minutes.
 
     Args:
         is_frozen: whether a part of the model is not trained.
@@ -105,16 +107,16 @@ def fit_minutes(
     epoch_seconds = seconds_per_image * images
     look = FROZEN_LOOK if is_frozen else LOOK
     looks = STAGES[stage].looks + STAGES[stage].evidences * evidence_looks(images)
-    left = seconds_left(config, session, looks * look * epoch_seconds)
+    left = seconds_left(minutes, session, looks * look * epoch_seconds)
     passes = left / epoch_seconds
-    if getattr(config, "reliable_share", 0):  # which is a look every so many epochs
+    if isinstance(config, SelfLabelConfig) and config.reliable_share:  # a look every few epochs
         passes /= 1 + look / config.refresh_epochs
     if stage not in PRETEXTS:  # more than the preset's epochs only repeat
         passes = min(passes, schedule.epochs)
     least = min(1.0, schedule.batch_size / images)
     if passes < least:
         session.say(
-            f"{stage}: warning: of --minutes {config.minutes:g} {max(left, 0):.0f} s are left for "
+            f"{stage}: warning: of --minutes {minutes:g} {max(left, 0):.0f} s are left for "
             f"training, too few for so many images: no more than a single step is trained"
         )
     passes = max(passes, least)
@@ -134,7 +136,7 @@ def fit_minutes(
     session.say(
         f"{stage}: {1 / seconds_per_image:,.0f} images/s measured; {schedule.epochs} epochs of "
         f"{schedule.images_per_epoch:,} images, {schedule.batch_size} a step, fit into "
-        f"{max(left, 0):.0f} s of --minutes {config.minutes:g}"
+        f"{max(left, 0):.0f} s of --minutes {minutes:g}"
     )
     return schedule
 
@@ -142,7 +144,7 @@ def fit_minutes(
 def fit_head_epochs(
     head_epochs: int,
     steps: Callable[..., Iterator[Any]],
-    trained: dict[str, Any],
+    trained: Trained,
     batches: list[Tensor],
     config: TrainingConfig,
     session: TrainingSession,
@@ -160,17 +162,17 @@ def fit_head_epochs(
     trial, generator = copy.deepcopy(trained), session.generator(epoch=-2)
     next(steps(**trial, batches=batches, generator=generator))  # sets up caches and kernels
     started, taken = time.monotonic(), 0
-    while time.monotonic() - started < _trial_seconds(config):
+    while time.monotonic() - started < _trial_seconds(config.minutes):
         next(steps(**trial, batches=batches, generator=generator))
         wait_for(session.hardware.device)
         taken += 1
     epoch_seconds = len(batches) * (time.monotonic() - started) / taken
-    left = HEADS_SHARE * seconds_left(config, session)
+    left = HEADS_SHARE * seconds_left(config.minutes, session)
     return min(head_epochs, max(1, int(left / epoch_seconds))), left
 
 
-def seconds_left(config: TrainingConfig, session: TrainingSession, reserved: float = 0.0) -> float:
-    """Of `config.minutes`, for the training of this stage; below 0 when it is late.
+def seconds_left(minutes: float, session: TrainingSession, reserved: float = 0.0) -> float:
+    """Of the minutes, for the training of this stage; below 0 when it is late.
 
     What an earlier stage left over, or took too much, is shared by the later ones.
 
@@ -185,7 +187,7 @@ def seconds_left(config: TrainingConfig, session: TrainingSession, reserved: flo
     spent = sum(record.get("seconds", 0.0) + EXIT for record in records if record)
     to_come = len(run) - place - 1
     reserved += EXIT + to_come * (EXIT + max(START_UP, session.start_up))
-    left = 60 * config.minutes - spent - session.seconds - reserved
+    left = 60 * minutes - spent - session.seconds - reserved
     shares = [STAGES[stage].share for stage in run[place:]]
     return left * shares[0] / sum(shares)
 
@@ -206,7 +208,7 @@ def _seconds_per_image_or_none(batch_size: int, *arguments: Any) -> float | None
 def _seconds_per_image(
     batch_size: int,
     steps: Steps,
-    trained: dict[str, Stateful],
+    trained: Trained,
     images: ImageLoader,
     config: TrainingConfig,
     session: TrainingSession,
@@ -232,13 +234,13 @@ def _seconds_per_image(
             started = time.monotonic()
             continue
         seen += step.images
-        if config.minutes and time.monotonic() - started > _trial_seconds(config):
+        if config.minutes and time.monotonic() - started > _trial_seconds(config.minutes):
             break
     return (time.monotonic() - started) / seen
 
 
-def _trial_seconds(config: TrainingConfig) -> float:
-    return min(TRIAL_SECONDS, TRIAL_SHARE * 60 * config.minutes)
+def _trial_seconds(minutes: float) -> float:
+    return min(TRIAL_SECONDS, TRIAL_SHARE * 60 * minutes)
 
 
 def _with_half_of_the_batch(schedule: Schedule, session: TrainingSession) -> Schedule:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -39,15 +38,25 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What one step of training measured, on the device: reading it would wait for the step.
 
     Attributes:
         images: of the batch.
         values: by name, scalars, or one number for each head.
-        logits: (H, B, C) of the images, where clusters are counted.
     """
 
     images: int
     values: dict[str, Tensor]
-    logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ClusterStep(Step):
+    """A step of a classifier.
+
+    Attributes:
+        logits: (H, B, C) of the images, without a gradient.
+    """
+
+    logits: Tensor

@@ -227,7 +227,7 @@ class TrainingSession:
         path = self.files.output(self.stage)
         save_checkpoint(path, {"stage": self.stage, "config": self._options, **content})
         self.files.partial(self.stage).unlink(missing_ok=True)
-        begun = self.files.record(self.stage)
+        begun = self.files.record(self.stage) or {}
         ended = {"seconds": round(self.seconds, 1), **facts}
         write_json(self.files.config(self.stage), begun | ended)
         if self._writer:
