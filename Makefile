@@ -1,6 +1,7 @@
 # make demo                            the four stages on scikit-learn's digits, their scores, the gallery
 # make run DATA=photos RUN=holiday     the same on a folder of your own, to out/holiday/gallery.html
-# make test                            style and the whole test suite
+# make test                            style, types and the whole test suite
+# make mutants                         deliberate faults in the training code: the tests must catch each
 # make tables                          the tables of results in the texts, from the files under results/
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 RUN ?= digits
 SEED ?= 0
 
-.PHONY: demo run test tables install clean
+.PHONY: demo run test mutants tables install clean
 
 demo: $(VENV)/installed
 	$(BIN)/python simclr.py --run $(RUN) --seed $(SEED)
@@ -51,7 +52,11 @@ run: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
+
+mutants: $(VENV)/installed-dev
+	$(BIN)/python -m tests.mutants
 
 tables: $(VENV)/installed
 	$(BIN)/python -m src_py.research.tables

@@ -1,0 +1,306 @@
+"""Deliberate faults in the training code, each of which the tests must catch.
+
+    python -m tests.mutants              # all of them, two at a time
+    python -m tests.mutants neighbor     # those whose description has this word
+
+Each fault is put into a copy of the project, and the tests that should notice it are run there.
+Ends with 'N of N caught', and status 1 when one was not.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+PROJECT = Path(__file__).resolve().parent.parent
+COPIED = ("src_py", "configs", "tests", "pyproject.toml", "requirements.txt")
+AT_ONCE = 2
+WIRING, LEARNING, LOOPS = "test_wiring.py", "test_learning.py", "test_training_loops.py"
+
+
+class Mutant(NamedTuple):
+    """One fault: `before` stands once in the file and becomes `after`."""
+
+    fault: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...] = (WIRING,)
+
+
+LOOP = "src_py/training_loops.py"
+HEADS = "src_py/cluster_heads.py"
+OPTIMIZERS = "src_py/optimizers.py"
+PAIRS = "src_py/neighbor_pairs.py"
+
+MUTANTS = (
+    Mutant(
+        "a random other image in the place of the neighbor",
+        LOOP,
+        "rows = [torch.cat([each, pairs.draw(each, generator)]) for each in anchors]",
+        "rows = [torch.cat([each, torch.randint(len(images), each.shape)]) for each in anchors]",
+    ),
+    Mutant(
+        "the pretext's learning rate times 1e-4",
+        OPTIMIZERS,
+        "self.peak = config.learning_rate * images / PAPER_BATCH",
+        "self.peak = 1e-4 * config.learning_rate * images / PAPER_BATCH",
+    ),
+    Mutant(
+        "gradient ascent in SCAN",
+        LOOP,
+        "descend(optimizer, loss.total.sum())",
+        "descend(optimizer, -loss.total.sum())",
+    ),
+    Mutant(
+        "positives from different images",
+        LOOP,
+        "loss = nt_xent(first, second, config.temperature)",
+        "loss = nt_xent(first, second.roll(1, dims=0), config.temperature)",
+    ),
+    Mutant(
+        "pixels not normalised",
+        "src_py/transforms.py",
+        "views = normalize(augment(images_uint8, augmentation, generator, size), *statistics)",
+        "views = augment(images_uint8, augmentation, generator, size)",
+    ),
+    Mutant(
+        "reliable labels given to the wrong images",
+        LOOP,
+        "pseudo_labels.reliable[rows],",
+        "pseudo_labels.reliable[: len(rows)],",
+    ),
+    Mutant(
+        "weak and strong views exchanged",
+        LOOP,
+        "weak = random_view(images, config.weak_augment, generator, model.statistics)\n"
+        "        strong = random_view(images, config.strong_augment,",
+        "weak = random_view(images, config.strong_augment, generator, model.statistics)\n"
+        "        strong = random_view(images, config.weak_augment,",
+    ),
+    Mutant(
+        "weak logits of other images",
+        LOOP,
+        "            weak_logits[0],\n",
+        "            weak_logits[0].roll(1, dims=0),\n",
+    ),
+    Mutant(
+        "held-out heads judged on the part that they were trained on",
+        "src_py/clusters/number.py",
+        "judged = held_out.repeat(DRAWS)",
+        "judged = trained.repeat(DRAWS)",
+    ),
+    Mutant(
+        "MoCo's keys from the same view",
+        LOOP,
+        "first_keys, second_keys = keys.chunk(2)",
+        "second_keys, first_keys = keys.chunk(2)",
+    ),
+    Mutant(
+        "the EMA teacher never moves",
+        LOOP,
+        "update_average(teacher, model, schedule.ema_decay)",
+        "pass",
+        (LOOPS,),
+    ),
+    Mutant(
+        "the average of SCAN's weights never moves",
+        LOOP,
+        "update_average(average, model, schedule.ema_decay)",
+        "pass",
+    ),
+    Mutant(
+        "MoCo's queue is never filled",
+        LOOP,
+        "        queue.push(keys)\n",
+        "",
+    ),
+    Mutant(
+        "MoCo's target never moves",
+        LOOP,
+        "        update_average(target, model, config.target_decay, buffers=False)\n",
+        "",
+    ),
+    Mutant(
+        "MoCo's keys from the model itself",
+        LOOP,
+        "keys = target(views)",
+        "keys = model(views)",
+    ),
+    Mutant(
+        "the second view is the first again",
+        LOOP,
+        "first, second = model(views).chunk(2)\n        loss = nt_xent",
+        "first, second = model(views).chunk(2)\n        second = first.detach()\n"
+        "        loss = nt_xent",
+        (LEARNING,),
+    ),
+    Mutant(
+        "a plain image in the place of SCAN's strong view",
+        LOOP,
+        "strong = random_view(anchors, config.augment, generator, model.statistics)",
+        "strong = random_view(anchors, PLAIN_VIEW, generator, model.statistics)",
+    ),
+    Mutant(
+        "only the first head is trained",
+        LOOP,
+        "descend(optimizer, loss.total.sum())",
+        "descend(optimizer, loss.total[0])",
+    ),
+    Mutant(
+        "SCAN's entropy is pushed down",
+        LOOP,
+        "loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight, config.evenness)",
+        "loss = scan_loss(anchor_logits, neighbor_logits, -config.entropy_weight, config.evenness)",
+    ),
+    Mutant(
+        "anchors compared with the neighbors of others",
+        LOOP,
+        "anchor_logits, neighbor_logits = model(views).chunk(2, dim=1)  # (H, B, C)",
+        "anchor_logits, neighbor_logits = model(views).chunk(2, dim=1)\n"
+        "            neighbor_logits = neighbor_logits.roll(1, dims=1)",
+    ),
+    Mutant(
+        "the head of highest loss is kept",
+        LOOP,
+        "best = int(totals.argmin())",
+        "best = int(totals.argmax())",
+        (LOOPS,),
+    ),
+    Mutant(
+        "the heads of highest loss go on",
+        HEADS,
+        "best = totals.argsort()[: config.heads].tolist()",
+        "best = totals.argsort(descending=True)[: config.heads].tolist()",
+        (LOOPS, LEARNING),
+    ),
+    Mutant(
+        "gradient ascent for heads alone",
+        HEADS,
+        "descend(optimizer, loss.total.sum())",
+        "descend(optimizer, -loss.total.sum())",
+    ),
+    Mutant(
+        "a step without a pseudo-label is taken all the same",
+        LOOP,
+        "skipped = (kept == 0).float()",
+        "skipped = torch.zeros(())",
+    ),
+    Mutant(
+        "the student teaches in the teacher's place",
+        LOOP,
+        "weak_logits = teacher(weak)",
+        "weak_logits = model(weak)",
+    ),
+    Mutant(
+        "the teacher answers with batch statistics of its own",
+        LOOP,
+        "        teacher.eval()\n",
+        "",
+    ),
+    Mutant(
+        "reliable labels are never renewed",
+        LOOP,
+        "epoch % config.refresh_epochs == 0",
+        "epoch == 0",
+    ),
+    Mutant(
+        "the optimizer never steps",
+        OPTIMIZERS,
+        "    optimizer.step()\n",
+        "    pass\n",
+    ),
+    Mutant(
+        "gradients of earlier steps are kept",
+        OPTIMIZERS,
+        "    optimizer.zero_grad(set_to_none=True)\n",
+        "",
+        (LOOPS, WIRING, LEARNING),
+    ),
+    Mutant(
+        "neighbors are drawn beyond those that are allowed",
+        PAIRS,
+        "columns = (fractions * self.counts[anchors]).long().minimum(last)",
+        "columns = (fractions * self.neighbors.shape[1]).long()",
+        ("test_neighbor_pairs.py",),
+    ),
+    Mutant(
+        "the cosine does not come down",
+        OPTIMIZERS,
+        "math.cos(math.pi * (progress - warmup) / (1 - warmup))",
+        "math.cos(0.0)",
+        (LOOPS,),
+    ),
+    Mutant(
+        "what is tried before the first epoch trains the model itself",
+        "src_py/run/planning.py",
+        "    trial = copy.deepcopy(trained)\n    if config.compile:",
+        "    trial = trained\n    if config.compile:",
+        ("test_planning.py",),
+    ),
+)
+
+
+def copy_project(folder: Path) -> None:
+    for name in COPIED:
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / name)
+
+
+def mutated(mutant: Mutant, project: Path) -> str:
+    """The faulty text of its file.
+
+    Raises:
+        ValueError: when the text that it changes does not stand there just once.
+    """
+    text = (project / mutant.file).read_text(encoding="utf-8")
+    if text.count(mutant.before) != 1:
+        count = text.count(mutant.before)
+        raise ValueError(f"'{mutant.fault}': its text stands {count} times in {mutant.file}")
+    return text.replace(mutant.before, mutant.after)
+
+
+def is_caught(mutant: Mutant) -> bool:
+    """Whether a test fails where the fault is."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_project(folder)
+        (folder / mutant.file).write_text(mutated(mutant, PROJECT), encoding="utf-8")
+        return run_tests(folder, mutant.tests) == 1
+
+
+def run_tests(folder: Path, tests: tuple[str, ...]) -> int:
+    """pytest's exit status: 0 when all pass, 1 when one fails, others when it could not run."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    return subprocess.run(
+        [*command, *(f"tests/{test}" for test in tests)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ).returncode
+
+
+def main() -> None:
+    chosen = [mutant for mutant in MUTANTS if all(word in mutant.fault for word in sys.argv[1:])]
+    used = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
+    if run_tests(PROJECT, used):
+        sys.exit("the tests fail without a fault: mend that first")
+    caught = 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for mutant, noticed in zip(chosen, pool.map(is_caught, chosen), strict=True):
+            caught += noticed
+            print(f"{'caught' if noticed else 'NOT CAUGHT':<12}{mutant.fault}", flush=True)
+    print(f"{caught} of {len(chosen)} caught")
+    sys.exit(caught < len(chosen))
+
+
+if __name__ == "__main__":
+    main()
