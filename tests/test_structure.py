@@ -84,12 +84,7 @@ def test_no_arrow_leads_upwards(module):
     """Scripts know all, and nothing knows a script; options know of src_py what loads at once."""
     assert not imported(module) & set(SCRIPTS)
     if module.startswith("configs."):
-        light = {
-            "src_py.augmentation",
-            "src_py.run.errors",
-            "src_py.run.files",
-            "src_py.run.stages",
-        }
+        run = {"src_py.run.errors", "src_py.run.files", "src_py.run.stages"}
         known = {name for name in closure(module) if name.startswith("src_py.")}
         assert known <= run | {"src_py.augmentation"}
 

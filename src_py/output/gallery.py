@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from src_py.images.loaders import ImageLoader
+from src_py.output.thumbnails import thumbnail
 from src_py.run.files import write_atomically
 
 TILE = 48  # px: side of a thumbnail
@@ -46,15 +46,6 @@ def save_contact_sheet(
         if len(typical) == 0:
             continue
         ((_, shown),) = images.batches([torch.from_numpy(typical)])
-        for column, image in enumerate(shown.cpu()):
-            sheet.paste(_thumbnail(image), (LABEL_WIDTH + column * step, top))
+        for column, pixels in enumerate(shown.permute(0, 2, 3, 1).cpu().numpy()):
+            sheet.paste(thumbnail(pixels, TILE), (LABEL_WIDTH + column * step, top))
     write_atomically(path, lambda temporary: sheet.save(temporary))
-
-
-def _thumbnail(image: Tensor) -> Image.Image:
-    """A (C, S, S) uint8 image, enlarged without blur or reduced with it to TILE px."""
-    pixels = image.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
-    small = picture.width < TILE
-    method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-    return picture.convert("RGB").resize((TILE, TILE), method)

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from src_py.clusters.names import ClusterLabels
+from src_py.output.thumbnails import thumbnail
 
 LARGEST_THUMBNAIL = 48  # px; as small as it may be, for 50,000 of them stay in memory
 
@@ -33,7 +32,7 @@ class GalleryImages:
             probabilities: (B, clusters), before clusters are merged.
         """
         self.names += names
-        self._thumbnails.append(_thumbnails(pixels).cpu().numpy())
+        self._thumbnails.append(_thumbnails(pixels))
         self._features.append(features.float().cpu().numpy())
         self._probabilities.append(probabilities)
 
@@ -69,9 +68,8 @@ class GalleryImages:
         write_gallery(path, content, seed)
 
 
-def _thumbnails(pixels: Tensor) -> Tensor:
+def _thumbnails(pixels: Tensor) -> np.ndarray:
     """(B, C, S, S) uint8 -> (B, T, T, 3) uint8, T at most 48."""
-    if pixels.shape[-1] > LARGEST_THUMBNAIL:
-        small = F.interpolate(pixels.float(), size=LARGEST_THUMBNAIL, mode="area")
-        pixels = small.round().to(torch.uint8)
-    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    side = min(pixels.shape[-1], LARGEST_THUMBNAIL)
+    images = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return np.stack([np.asarray(thumbnail(image, side)) for image in images])

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 from PIL import Image
 
 from src_py.neighbors import find_neighbors, l2_normalize
+from src_py.output.thumbnails import thumbnail
 from src_py.run.files import write_atomically
 
 LARGEST_TILE = 48  # px: side of a thumbnail in the page
@@ -94,8 +95,7 @@ def write_gallery(path: Path, content: GalleryContent, seed: int = 0) -> None:
         "mapSteps": MAP_STEPS,
         "sheetSide": SHEET_SIDE,
     }
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("gallery_template.html").stream(
+    page = page_template("gallery_template.html").stream(
         title=content.title,
         cards=_cards(content, cluster, confidence),
         images=len(names),
@@ -105,6 +105,12 @@ def write_gallery(path: Path, content: GalleryContent, seed: int = 0) -> None:
     )
     # A file name that is not valid Unicode would otherwise end the writing of a title.
     write_atomically(path, lambda temporary: page.dump(str(temporary), "utf-8", errors="replace"))
+
+
+def page_template(name: str) -> Template:
+    """A page of this folder, in which all that is put in is escaped."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    return environment.get_template(name)
 
 
 def map_features(features: np.ndarray, seed: int) -> np.ndarray:
@@ -198,19 +204,12 @@ def _sheets(thumbnails: np.ndarray, order: np.ndarray) -> Iterator[str]:
     for start in range(0, len(order), per_sheet):
         rows = order[start : start + per_sheet]
         tiles = np.zeros((per_sheet, side, side, 3), dtype=np.uint8)
-        tiles[: len(rows)] = [_reduce(thumbnails[row], side) for row in rows]
+        tiles[: len(rows)] = [np.asarray(thumbnail(thumbnails[row], side)) for row in rows]
         grid = tiles.reshape(SHEET_SIDE, SHEET_SIDE, side, side, 3).swapaxes(1, 2)
         sheet = Image.fromarray(grid.reshape(SHEET_SIDE * side, SHEET_SIDE * side, 3))
         file = io.BytesIO()
         sheet.save(file, "WEBP", quality=SHEET_QUALITY)
         yield base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _reduce(pixels: np.ndarray, side: int) -> np.ndarray:
-    """(S, S, 3) -> (side, side, 3) uint8."""
-    if len(pixels) == side:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def _nonce(names: list[str]) -> str:

@@ -1,7 +1,6 @@
 """Predictions as files for a person to review, and for labelling tools to import."""
 
 import base64
-import html
 import io
 import os
 import shlex
@@ -9,11 +8,11 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from PIL import Image
-
 from src_py.clusters.names import ClusterLabels
 from src_py.images.files import UnreadableImage, read_image
+from src_py.output.gallery_page import page_template
 from src_py.output.prediction import Prediction
+from src_py.output.thumbnails import thumbnail
 from src_py.run.errors import UserError
 from src_py.run.files import write_atomically, write_json, write_table
 
@@ -36,7 +35,9 @@ def write_review(csv: Path, page: Path, predictions: list[Prediction], size: int
     """The `size` least confident predictions, as a CSV file and as a page with their images."""
     doubtful = sorted(predictions, key=lambda p: p.confidence)[:size]
     write_predictions(csv, doubtful)
-    _write_text(page, PAGE.format(count=len(doubtful), figures="\n".join(map(_figure, doubtful))))
+    template = page_template("review_template.html")
+    shown = [(prediction, _data_uri(prediction.path)) for prediction in doubtful]
+    _write_text(page, template.render(shown=shown))
 
 
 def hand_off(out: Path, predictions: list[Prediction], labels: ClusterLabels, run: str) -> None:
@@ -156,25 +157,14 @@ def _task(file: Path, prediction: Prediction, model: str) -> dict:
     }
 
 
-def _figure(prediction: Prediction) -> str:
-    path = html.escape(str(prediction.path))
-    name = html.escape(prediction.name)
-    return (
-        f'<figure><img src="{_thumbnail(prediction.path)}" alt="{path}" loading="lazy">'
-        f"<figcaption><b>{name}</b> (cluster {prediction.cluster}), {prediction.confidence:.3f}"
-        f"<br><small>{path}</small></figcaption></figure>"
-    )
-
-
-def _thumbnail(path: Path) -> str:
-    """An image as a data URI; empty where the file has become unreadable."""
+def _data_uri(path: Path) -> str:
+    """An image as a small picture in a page; empty where the file has become unreadable."""
     try:
-        image = Image.fromarray(read_image(path))
+        picture = thumbnail(read_image(path), THUMBNAIL)
     except UnreadableImage:
         return ""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
+    picture.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -189,26 +179,4 @@ INTERFACE = """<View>
   <Choices name="label" toName="image" choice="single">
 {choices}  </Choices>
 </View>
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Review</title>
-<style>
-:root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; overflow-wrap: anywhere; }}
-img {{ width: 8rem; height: 8rem; object-fit: contain; }}
-</style>
-</head>
-<body>
-<h1>The {count} least confident images</h1>
-<main>
-{figures}
-</main>
-</body>
-</html>
 """

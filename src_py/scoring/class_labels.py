@@ -1,4 +1,4 @@
-"""The labels of a split, for evaluate.py alone: no training stage may import this module."""
+"""The labels of a split, for scoring: no training stage may import this module."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scores of a clustering, with labels and without: numpy, scipy and scikit-learn only.
+"""Scores of a clustering, with labels and without. Nothing of this project is used.
 
 A score with labels needs a mapping from clusters to classes. Hungarian when clusters = classes,
 majority vote otherwise. Majority vote lets several clusters share a class, so it is never below
@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import normalize
 
 UNASSIGNED = -1  # in a mapping: a cluster without a class
 MIXTURE_ROWS = 20_000
@@ -211,8 +212,8 @@ def kmeans_clusters(
             f"cannot make {num_clusters} clusters of {len(train_features)} training rows"
         )
     model = KMeans(num_clusters, n_init=restarts, random_state=seed)
-    clusters = [model.fit_predict(_normalize(train_features))]
-    clusters += [model.predict(_normalize(features)) for features in other_features]
+    clusters = [model.fit_predict(normalize(train_features))]
+    clusters += [model.predict(normalize(features)) for features in other_features]
     return [assigned.astype(np.int64) for assigned in clusters]
 
 
@@ -293,10 +294,3 @@ def _require_range(name: str, values: np.ndarray, limit: int) -> None:
         raise ValueError(f"{name} must be integers, got {values.dtype}")
     if values.min() < 0 or values.max() >= limit:
         raise ValueError(f"{name} must lie in 0..{limit - 1}, found {values.min()}..{values.max()}")
-
-
-def _normalize(features: np.ndarray) -> np.ndarray:
-    """(N, D) -> rows of length 1; a row of zeros stays zero."""
-    features = np.asarray(features)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(length > 0, length, 1)
