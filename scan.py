@@ -15,70 +15,51 @@ def main(config: ScanConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.cluster_heads import train_heads
-    from src_py.clusters.calibration import calibrate
-    from src_py.clusters.guard import balanced_information, choose_scan_or_kmeans, kmeans_head
-    from src_py.clusters.names import LABELS_FILE, set_aside
-    from src_py.images.run_images import (
-        load_settings,
-        open_mined,
-        require_enough_images,
-    )
+    from src_py import cluster_heads, neighbor_pairs, training_loops
+    from src_py.clusters import calibration, guard, names
+    from src_py.images import run_images
     from src_py.models import ClusterHeads, ClusteringModel
-    from src_py.neighbor_pairs import NeighborPairs
-    from src_py.run.checkpoints import clustering_content, load_contrastive
+    from src_py.run import checkpoints
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
-    from src_py.training_loops import keep_best_head, train_scan
 
     files = config.files
-    settings = load_settings(files)
+    settings = run_images.load_settings(files)
     pretext, features_file, neighbors_file = inputs = files.inputs("scan")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "scan", hardware, inputs, started=STARTED)
     if session.is_finished:
         return
 
-    opened = open_mined(files, settings, hardware, config.loading)
-    require_enough_images(len(opened.names), config.clusters)
+    opened = run_images.open_mined(files, settings, hardware, config.loading)
+    run_images.require_enough_images(len(opened.names), config.clusters)
     images = opened.loader
-    pairs = NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)
-
-    if not session.is_resumable:
-        set_aside(files.checkpoints / LABELS_FILE)
-    torch.manual_seed(config.seed)
-    backbone = load_contrastive(pretext).backbone
+    pairs = neighbor_pairs.NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)
     features = torch.from_numpy(np.load(features_file)).to(hardware.device)  # (N, D)
+
+    torch.manual_seed(config.seed)
+    backbone = checkpoints.load_contrastive(pretext).backbone
+    if not session.is_resumable:
+        names.set_aside(files.checkpoints / names.LABELS_FILE)
     if config.head_epochs and not session.is_resumable:
-        heads, head_epochs = train_heads(features, pairs, config, session)
+        heads, head_epochs = cluster_heads.train_heads(features, pairs, config, session)
     else:
-        heads = ClusterHeads(backbone.feature_dim, config.clusters, config.heads)
-        head_epochs = 0
+        heads, head_epochs = ClusterHeads(backbone.feature_dim, config.clusters, config.heads), 0
     model = hardware.place(ClusteringModel(backbone, heads), config.compile)
 
-    trained = train_scan(model, images, pairs, config, session, head_epochs)
-    best, logits = keep_best_head(trained, images, pairs, config, session)
+    model = training_loops.train_scan(model, images, pairs, config, session, head_epochs)
+    best = training_loops.keep_best_head(model, images, pairs, config, session)
 
-    head = kmeans_head(features, pairs.neighbors, config.clusters, config.seed)
-    kmeans = hardware.place(ClusteringModel(load_contrastive(pretext).backbone, head))
-    candidates = {"scan": (best, logits), "kmeans": (kmeans, head(features)[0].detach())}
-    evidence = {
-        name: balanced_information(
-            *candidate,
-            images,
-            pairs.neighbors,
-            config.augment,
-            hardware,
-            session.generator(epoch=-3),
-        )
-        for name, candidate in candidates.items()
-    }
-    kept = choose_scan_or_kmeans(evidence, config.guard, session.say)
-    best, logits = candidates[kept]
-    temperature = calibrate("scan", logits, pairs.neighbors, session.say)
+    pretrained = checkpoints.load_contrastive(pretext).backbone
+    kmeans = guard.kmeans_classifier(pretrained, features, pairs.neighbors, config, hardware)
+    candidates = {"scan": guard.Candidate(*best), "kmeans": kmeans}
+    compared = (candidates, images, pairs.neighbors, config, session)
+    kept, information = guard.keep_scan_or_kmeans(*compared)
+    model, logits = candidates[kept]
+    temperature = calibration.calibrate("scan", logits, pairs.neighbors, session.say)
 
-    content = clustering_content(best, settings, temperature)
-    path = session.finish(content, kept=kept, information=evidence)
+    content = checkpoints.clustering_content(model, settings, temperature)
+    path = session.finish(content, kept=kept, information=information)
     print(f"{path} written; next: python selflabel.py {files.option}")
 
 

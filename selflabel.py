@@ -16,48 +16,39 @@ def main(config: SelfLabelConfig) -> None:
     import numpy as np
     import torch
 
-    from src_py.clusters.calibration import calibrate
-    from src_py.clusters.guard import choose_by_views, view_information
-    from src_py.images.run_images import load_settings, open_mined
+    from src_py import training_loops
+    from src_py.clusters import calibration, guard
+    from src_py.images import run_images
     from src_py.inference import all_logits
-    from src_py.run.checkpoints import clustering_content, load_clustering
+    from src_py.run import checkpoints
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
-    from src_py.training_loops import train_self_label
 
     files = config.files
-    settings = load_settings(files)
+    settings = run_images.load_settings(files)
     (scan,) = inputs = files.inputs("selflabel")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, inputs, started=STARTED)
     if session.is_finished:
         return
 
-    opened = open_mined(files, settings, hardware, config.loading)
+    images = run_images.open_mined(files, settings, hardware, config.loading).loader
     neighbors = torch.from_numpy(np.load(files.neighbors)).to(hardware.device)  # (N, k)
+
     torch.manual_seed(config.seed)
-    model = hardware.place(load_clustering(scan)[0], config.compile)
+    model = hardware.place(checkpoints.load_clustering(scan)[0], config.compile)
+    trained = training_loops.train_self_label(model, images, neighbors, config, session)
 
-    final = train_self_label(model, opened.loader, neighbors, config, session)
-    given = hardware.place(load_clustering(scan)[0])
-    evidence = {
-        name: view_information(
-            classifier,
-            opened.loader,
-            neighbors,
-            config.strong_augment,
-            hardware,
-            session.generator(epoch=-1),
-        )
-        for name, classifier in (("scan", given), ("selflabel", final))
-    }
-    kept = choose_by_views(evidence, config.guard, session.say)
-    final = given if kept == "scan" else final
-    logits = all_logits(final, opened.loader, hardware, config.batch_size)[0]
-    temperature = calibrate("selflabel", logits, neighbors, session.say)
+    given = hardware.place(checkpoints.load_clustering(scan)[0])
+    candidates = {"scan": given, "selflabel": trained}
+    compared = (candidates, images, neighbors, config, session)
+    kept, information = guard.keep_scan_or_self_labelled(*compared)
+    final = candidates[kept]
+    logits = all_logits(final, images, hardware, config.batch_size)[0]
+    temperature = calibration.calibrate("selflabel", logits, neighbors, session.say)
 
-    content = clustering_content(final, settings, temperature)
-    path = session.finish(content, kept=kept, information=evidence)
+    content = checkpoints.clustering_content(final, settings, temperature)
+    path = session.finish(content, kept=kept, information=information)
     print(f"{path} written; next: python evaluate.py {files.option}")
 
 

@@ -17,6 +17,7 @@ from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.checkpoints import load_checkpoint
 from src_py.run.files import read_json
 from src_py.run.hardware import Hardware
+from src_py.run.stages import evidence_looks
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -243,7 +244,7 @@ def test_balanced_evidence_weighs_plain_images_and_views_alike(coloured):
 def test_looks_are_counted_as_they_are_taken(images):
     """Two classifiers see a view of both images of every pair."""
     pairs = min(10_000, 3 * images)
-    assert guard.evidence_looks(images) * images == pytest.approx(2 * 2 * pairs)
+    assert evidence_looks(images) * images == pytest.approx(2 * 2 * pairs)
 
 
 def test_views_are_as_many_as_are_reckoned_with(coloured):
@@ -251,7 +252,7 @@ def test_views_are_as_many_as_are_reckoned_with(coloured):
     seen = []
     model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     view_information(images, model)
-    assert 2 * sum(seen) == guard.evidence_looks(IMAGES) * IMAGES
+    assert 2 * sum(seen) == evidence_looks(IMAGES) * IMAGES
 
 
 @pytest.mark.parametrize(

@@ -13,23 +13,33 @@ only who is in which cluster, so that k-means can be compared with a network.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
 from src_py.augmentation import Augmentation
 from src_py.clusters.calibration import fit_temperature
 from src_py.clusters.kmeans import SAMPLE, kmeans_centers
 from src_py.images.loaders import ImageLoader
-from src_py.models import ClusterHeads, ClusteringModel
+from src_py.models import Backbone, ClusterHeads, ClusteringModel
 from src_py.run.hardware import Hardware
+from src_py.run.session import TrainingSession
+from src_py.run.stages import EVIDENCE_PAIRS, EVIDENCE_VIEWS
 from src_py.transforms import random_view
 
 KMEANS_ITERATIONS, KMEANS_STARTS = 30, 10
-EVIDENCE_PAIRS = 10_000  # of views, at most
-EVIDENCE_VIEWS = 3  # of each image and of a neighbor, at most
 EVIDENCE_BATCH = 512
+
+
+class Candidate(NamedTuple):
+    """A classifier with one head, and its logits (N, C) of all images."""
+
+    model: ClusteringModel
+    logits: Tensor
 
 
 def pair_information(first: Tensor, second: Tensor, clusters: int) -> float:
@@ -82,11 +92,6 @@ def view_information(
         found.append(logits.argmax(dim=1))
     first, second = torch.cat(found).view(2, -1)
     return pair_information(first, second, model.heads.clusters)
-
-
-def evidence_looks(images: int) -> float:
-    """What view_information takes for two classifiers, in looks at all images."""
-    return 2 * 2 * min(EVIDENCE_PAIRS, EVIDENCE_VIEWS * images) / images
 
 
 def balanced_information(
@@ -144,6 +149,65 @@ def _sharpen(head: ClusterHeads, factor: Tensor | float) -> None:
     """Multiplies the logits."""
     head.linear.weight *= factor
     head.linear.bias *= factor
+
+
+def kmeans_classifier(
+    backbone: Backbone, features: Tensor, neighbors: Tensor, config: ScanConfig, hardware: Hardware
+) -> Candidate:
+    """K-means on the pretext's features as a classifier: what SCAN must not fall behind.
+
+    Args:
+        backbone: of the pretext.
+        features: (N, D) float32, what it gives for all images.
+        neighbors: (N, k) int64.
+    """
+    head = kmeans_head(features, neighbors, config.clusters, config.seed)
+    return Candidate(hardware.place(ClusteringModel(backbone, head)), head(features)[0].detach())
+
+
+def keep_scan_or_kmeans(
+    candidates: dict[str, Candidate],
+    images: ImageLoader,
+    neighbors: Tensor,
+    config: ScanConfig,
+    session: TrainingSession,
+) -> tuple[str, dict[str, float]]:
+    """Which of 'scan' and 'kmeans' is kept, and the evidence for each (balanced_information)."""
+    information = {
+        name: balanced_information(
+            candidate.model,
+            candidate.logits,
+            images,
+            neighbors,
+            config.augment,
+            session.hardware,
+            session.generator(epoch=-3),
+        )
+        for name, candidate in candidates.items()
+    }
+    return choose_scan_or_kmeans(information, config.guard, session.say), information
+
+
+def keep_scan_or_self_labelled(
+    candidates: dict[str, ClusteringModel],
+    images: ImageLoader,
+    neighbors: Tensor,
+    config: SelfLabelConfig,
+    session: TrainingSession,
+) -> tuple[str, dict[str, float]]:
+    """Which of 'scan' and 'selflabel' is kept, and the evidence for each (view_information)."""
+    information = {
+        name: view_information(
+            model,
+            images,
+            neighbors,
+            config.strong_augment,
+            session.hardware,
+            session.generator(epoch=-1),
+        )
+        for name, model in candidates.items()
+    }
+    return choose_by_views(information, config.guard, session.say), information
 
 
 def choose_scan_or_kmeans(

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from configs.base_config import TrainingConfig
 from configs.config_selflabel import SelfLabelConfig
-from src_py.clusters.guard import evidence_looks
 from src_py.images.loaders import ImageLoader, shuffled_batches
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.hardware import wait_for
 from src_py.run.schedule import Schedule, Step
 from src_py.run.session import TrainingSession
-from src_py.run.stages import PRETEXTS, STAGES, chain
+from src_py.run.stages import PRETEXTS, STAGES, chain, evidence_looks
 
 START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
 EXIT = 1.0  # s that Python takes to start and to end

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+# What guard.view_information compares two classifiers by.
+EVIDENCE_PAIRS = 10_000  # of views, at most
+EVIDENCE_VIEWS = 3  # of each image and of a neighbor, at most
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -36,6 +40,11 @@ STAGES = {
 }
 PRETEXTS = tuple(name for name, stage in STAGES.items() if not stage.needs)
 CLASSIFIERS = ("scan", "selflabel")
+
+
+def evidence_looks(images: int) -> float:
+    """What guard.view_information takes for two classifiers, in looks at all images."""
+    return 2 * 2 * min(EVIDENCE_PAIRS, EVIDENCE_VIEWS * images) / images
 
 
 def chain(pretext: str = PRETEXTS[0]) -> tuple[str, ...]:
