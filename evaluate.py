@@ -17,7 +17,7 @@ def main(config: EvaluateConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import numpy as np
 
-    from src_py.clusters.classifier import load_cluster_labels
+    from src_py.clusters.classifier import load_cluster_names
     from src_py.clusters.names import LABELS_FILE
     from src_py.images.run_images import load_settings, open_split, require_rows
     from src_py.output.gallery import save_contact_sheet
@@ -39,8 +39,8 @@ def main(config: EvaluateConfig) -> None:
         for stage in CLASSIFIERS
         if files.is_current(stage)
     }
-    cluster_labels = {
-        stage: load_cluster_labels(files, content["clusters"])
+    cluster_names = {
+        stage: load_cluster_names(files, content["clusters"])
         for stage, (_, content) in classifiers.items()
     }
 
@@ -56,7 +56,7 @@ def main(config: EvaluateConfig) -> None:
             features=compute.outputs(encoder),
             probabilities={
                 stage: compute.probabilities(
-                    hardware.place(model), content["temperature"], cluster_labels[stage]
+                    hardware.place(model), content["temperature"], cluster_names[stage]
                 )
                 for stage, (model, content) in classifiers.items()
             },
@@ -69,11 +69,11 @@ def main(config: EvaluateConfig) -> None:
     result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
     write_json(files.evaluation, result)
     print(evaluation.as_table(config.run, result))
-    if classifiers and any(labels.merge for labels in cluster_labels.values()):
+    if classifiers and any(names.merge for names in cluster_names.values()):
         print(f"merged clusters count as one, as {files.checkpoints / LABELS_FILE} says")
     if classifiers:
         last = list(classifiers)[-1]
-        names = cluster_labels[last].group_names
+        names = cluster_names[last].group_names
         evaluation.save_confusion(files.logs / "confusion.png", splits, last, names)
         train = splits["train"]
         save_contact_sheet(

@@ -14,7 +14,7 @@ from src_py.run.options import run_script
 
 def main(config: ExportConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.clusters.classifier import choose_classifier, load_cluster_labels
+    from src_py.clusters.classifier import choose_classifier, load_cluster_names
     from src_py.output.export import (
         PixelClassifier,
         metadata,
@@ -32,11 +32,11 @@ def main(config: ExportConfig) -> None:
         require_onnx()
     checkpoint = choose_classifier(files)
     model, content = load_clustering(checkpoint)
-    labels = load_cluster_labels(files, content["clusters"])
+    cluster_names = load_cluster_names(files, content["clusters"])
 
     classifier = PixelClassifier(model, content)
     program = trace(classifier)
-    about = metadata(config.run, checkpoint, content["stage"], labels)
+    about = metadata(config.run, checkpoint, content["stage"], cluster_names)
     exported = []
     for name, save in (("onnx", save_onnx), ("pt2", save_pt2)):
         if name in config.formats:
@@ -46,7 +46,7 @@ def main(config: ExportConfig) -> None:
             print(f"{path}: largest difference from {checkpoint} {difference:.1g}")
 
     parameters = sum(weight.numel() for weight in model.parameters())
-    card = ModelCard(files, checkpoint, content, labels, parameters, exported).text()
+    card = ModelCard(files, checkpoint, content, cluster_names, parameters, exported).text()
     path = config.out / f"{config.run}.md"
     write_atomically(path, lambda temporary: temporary.write_text(card, encoding="utf-8"))
     print(f"{path}: what the model is and how it is called")

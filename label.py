@@ -14,12 +14,12 @@ from configs.config_label import LabelConfig
 from src_py.run.options import run_script
 
 if TYPE_CHECKING:
-    from src_py.clusters.names import ClusterLabels
+    from src_py.clusters.names import ClusterNames
 
 
 def main(config: LabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.clusters.classifier import load_cluster_labels
+    from src_py.clusters.classifier import load_cluster_names
     from src_py.clusters.names import LABELS_FILE
     from src_py.run.checkpoints import load_checkpoint
     from src_py.run.errors import UserError
@@ -29,27 +29,27 @@ def main(config: LabelConfig) -> None:
         raise UserError("nothing to do: give --merge 3,7, --merge-to 10, --name 3=cat, or --show")
     files = config.files
     scan = files.require(files.output("scan"), "scan")
-    labels = load_cluster_labels(files, load_checkpoint(scan)["clusters"])
+    cluster_names = load_cluster_names(files, load_checkpoint(scan)["clusters"])
     # Names after groups: --merge 3,7 --name 7=cat names both.
     for group in groups:
-        labels = labels.with_merge(group)
+        cluster_names = cluster_names.with_merge(group)
     if config.merge_to:
-        for group in merged_by_neighbors(config, labels, config.merge_to):
-            labels = labels.with_merge(group)
+        for group in merged_by_neighbors(config, cluster_names, config.merge_to):
+            cluster_names = cluster_names.with_merge(group)
     for cluster, name in names:
-        labels = labels.with_name(cluster, name)
+        cluster_names = cluster_names.with_name(cluster, name)
 
     print(f"{'cluster':<16}name")
-    for group in labels.groups:
-        print(f"{', '.join(map(str, group)):<16}{labels.name_of(group[0])}")
+    for group in cluster_names.groups:
+        print(f"{', '.join(map(str, group)):<16}{cluster_names.name_of(group[0])}")
     if not config.show:
         path = files.checkpoints / LABELS_FILE
-        labels.write(path)
+        cluster_names.write(path)
         print(f"{path} written")
 
 
 def merged_by_neighbors(
-    config: LabelConfig, labels: "ClusterLabels", merge_to: int
+    config: LabelConfig, cluster_names: "ClusterNames", merge_to: int
 ) -> list[tuple[int, ...]]:
     """Groups of clusters that the training images say are one, with `merge_to` left over."""
     import numpy as np
@@ -61,7 +61,7 @@ def merged_by_neighbors(
     from src_py.run.errors import UserError
     from src_py.run.hardware import choose_hardware
 
-    files, groups = config.files, labels.groups
+    files, groups = config.files, cluster_names.groups
     if merge_to > len(groups):
         raise UserError(
             f"--merge-to {merge_to}: there are {len(groups)} clusters, what is merged "
@@ -72,7 +72,7 @@ def merged_by_neighbors(
     images = open_mined(files, classifier.settings, hardware, config.loading)
     lowest = [group[0] for group in groups]  # where a group's probability is
     _, probabilities = classifier.outputs(images.loader)
-    probabilities = labels.merged(probabilities)[:, lowest]
+    probabilities = cluster_names.merged(probabilities)[:, lowest]
     found = merge_by_neighbors(probabilities, np.load(files.neighbors), merge_to)
     return [tuple(lowest[place] for place in group) for group in found if len(group) > 1]
 

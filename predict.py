@@ -17,13 +17,13 @@ from configs.config_predict import PredictConfig
 from src_py.run.options import run_script
 
 if TYPE_CHECKING:
-    from src_py.clusters.names import ClusterLabels
+    from src_py.clusters.names import ClusterNames
     from src_py.output.prediction import Classifier, Prediction
 
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.clusters.classifier import choose_classifier, load_cluster_labels
+    from src_py.clusters.classifier import choose_classifier, load_cluster_names
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
     from src_py.output.prediction import classify_files, list_files, open_classifier
@@ -38,13 +38,13 @@ def main(config: PredictConfig) -> None:
     paths = list_files(config.paths, out) if config.paths else []
     hardware = choose_hardware(config.device)
     classifier = open_classifier(checkpoint, hardware, config.batch_size)
-    labels = load_cluster_labels(files, classifier.model.heads.clusters)
+    cluster_names = load_cluster_names(files, classifier.model.heads.clusters)
     if not paths:
-        show_training_images(config, classifier, labels)
+        show_training_images(config, classifier, cluster_names)
         return
 
     shown = GalleryImages() if config.gallery else None
-    predictions, skipped = classify_files(paths, classifier, labels, shown)
+    predictions, skipped = classify_files(paths, classifier, cluster_names, shown)
     if not predictions:
         raise UserError(f"none of the {len(paths)} files can be read; the first: {skipped[0]}")
 
@@ -54,18 +54,18 @@ def main(config: PredictConfig) -> None:
     if skipped:
         print(f"{out / 'skipped.csv'}: {len(skipped)} unreadable files")
     if shown is not None:
-        shown.write(out / "gallery.html", config.run, labels)
+        shown.write(out / "gallery.html", config.run, cluster_names)
         print(f"{out / 'gallery.html'}: open it in a browser, and name the clusters")
     if config.review:
         review(config, predictions)
     if config.hand_off:
-        hand_off(out, predictions, labels, config.run)
+        hand_off(out, predictions, cluster_names, config.run)
     if config.sort:
         sort(config, config.sort, predictions)
 
 
 def show_training_images(
-    config: PredictConfig, classifier: "Classifier", labels: "ClusterLabels"
+    config: PredictConfig, classifier: "Classifier", cluster_names: "ClusterNames"
 ) -> None:
     import numpy as np
 
@@ -76,7 +76,7 @@ def show_training_images(
     images = open_mined(files, classifier.settings, classifier.hardware, config.loading)
     page = config.out / "gallery.html"
     shown = show_images(images.loader, images.names, classifier)
-    shown.write(page, config.run, labels, np.load(files.neighbors))
+    shown.write(page, config.run, cluster_names, np.load(files.neighbors))
     print(f"{page}: open it in a browser, and name the clusters")
 
 

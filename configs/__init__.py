@@ -14,6 +14,8 @@ MODULES = {"faiss-cpu": "faiss", "pillow": "PIL", "scikit-learn": "sklearn"}  # 
 
 
 def _missing_packages() -> list[str]:
+    if not REQUIREMENTS.exists():  # a copy of the scripts alone
+        return []
     packages = re.findall(r"^[\w-]+", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
     return [name for name in packages if find_spec(MODULES.get(name, name)) is None]
 

@@ -14,7 +14,7 @@ class LabelConfig(LoadingOption, DeviceOption, RunConfig):
     name: UseAppendAction[tuple[str, ...]] = ()  # of a cluster: 3=cat (may be repeated)
     merge_to: int | None = None
     """join clusters whose images are each other's neighbors, until so many are left"""
-    show: bool = False  # only print what the labels are, or would be: write nothing
+    show: bool = False  # only print what the names are, or would be: write nothing
 
     def __post_init__(self) -> None:
         if self.merge_to is not None:

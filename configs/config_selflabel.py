@@ -15,9 +15,9 @@ class SelfLabelConfig(TrainingConfig):
     threshold: float = 0.99  # a pseudo-label counts when its probability is above this
     ema_decay: float = 0.0  # of the teacher that gives the pseudo-labels; 0: the model itself
     reliable_share: float = 0.0
-    """of each cluster, images whose neighbors agree: they have a label from the first step on; 0:
-    only confident images have one"""
-    refresh_epochs: int = 5  # epochs after which the reliable labels are found anew
+    """of each cluster, images whose neighbors agree: they have a pseudo-label from the first step
+    on; 0: only confident images have one"""
+    refresh_epochs: int = 5  # epochs after which the reliable pseudo-labels are found anew
     balanced: bool = True  # weigh every class alike, whatever the number of its pseudo-labels
     guard: bool = True
     """keep scan.py's classifier where self-labelling has made it worse, by evidence without

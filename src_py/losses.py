@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-UNRELIABLE = -1  # in the place of a label where there is none to rely on
+UNRELIABLE = -1  # in the place of a pseudo-label where there is none to rely on
 
 
 class ScanLoss(NamedTuple):
@@ -109,7 +109,7 @@ def self_label_loss(
     """SCAN's self-labelling loss: confident predictions on weak views teach the strong views.
 
     A sample is kept when max softmax(weak) > threshold; its target is the argmax of weak. A sample
-    with a reliable label is kept whatever weak says, and that label is its target. With
+    with a reliable pseudo-label is kept whatever weak says, and that is its target. With
     l_i = cross_entropy(strong_i, target_i) and w_i = kept / (kept samples of class target_i),
     or w_i = 1 when not balanced:
       loss = sum_{kept} w_i l_i / sum_{kept} w_i

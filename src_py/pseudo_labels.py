@@ -11,7 +11,7 @@ from torch import Tensor
 from src_py.losses import UNRELIABLE
 
 
-def reliable_labels(probabilities: Tensor, neighbors: Tensor, share: float) -> Tensor:
+def reliable_pseudo_labels(probabilities: Tensor, neighbors: Tensor, share: float) -> Tensor:
     """The cluster of each reliable image, and UNRELIABLE (-1) for the others: (N,) int64.
 
     Args:
@@ -38,9 +38,9 @@ def reliable_labels(probabilities: Tensor, neighbors: Tensor, share: float) -> T
     # doubtful all the same.
     limit = (share * sizes.clamp(max=images / clusters)).long().clamp(min=1)
     chosen = order[rank < limit[cluster[order]]]
-    labels = torch.full_like(cluster, UNRELIABLE)
-    labels[chosen] = cluster[chosen]
-    return labels
+    found = torch.full_like(cluster, UNRELIABLE)
+    found[chosen] = cluster[chosen]
+    return found
 
 
 class PseudoLabels:
@@ -54,8 +54,8 @@ class PseudoLabels:
         self.reliable = torch.full((images,), UNRELIABLE, device=device)
 
     def renew(self, logits: Tensor, neighbors: Tensor, share: float) -> None:
-        """From the logits (N, C) of all images; see `reliable_labels`."""
-        self.reliable = reliable_labels(logits.softmax(dim=1), neighbors, share)
+        """From the logits (N, C) of all images; see `reliable_pseudo_labels`."""
+        self.reliable = reliable_pseudo_labels(logits.softmax(dim=1), neighbors, share)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"reliable": self.reliable}

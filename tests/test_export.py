@@ -14,7 +14,7 @@ from PIL import Image
 import export
 from configs.config_export import ExportConfig
 from src_py.clusters.classifier import choose_classifier
-from src_py.clusters.names import LABELS_FILE, ClusterLabels
+from src_py.clusters.names import LABELS_FILE, ClusterNames
 from src_py.images.files import read_square
 from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
@@ -60,7 +60,7 @@ def make_run(folder, channels):
     write_json(files.data, {"preset": "folder"})
     options = {"run": "holiday", "data": root, "init": f"{root}/weights.pth", "epochs": 3}
     write_json(files.config("scan"), {"made_from": "", "hardware": "cpu", "config": options})
-    ClusterLabels(CLUSTERS, {4: "cat"}, ((1, 3),)).write(files.checkpoints / LABELS_FILE)
+    ClusterNames(CLUSTERS, {4: "cat"}, ((1, 3),)).write(files.checkpoints / LABELS_FILE)
     write_table(files.rows, ("row", "path"), [(row, f"{row}.png") for row in range(40)])
     return files
 
@@ -191,7 +191,7 @@ def card(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = make_run(tmp_path, 3)
     _, content = load_clustering(files.output("scan"))
-    labels = ClusterLabels(CLUSTERS, {0: "cat", 1: "a|b"}, ((0, 2),))
+    labels = ClusterNames(CLUSTERS, {0: "cat", 1: "a|b"}, ((0, 2),))
     return ModelCard(files, files.output("scan"), content, labels, 1234, [])
 
 

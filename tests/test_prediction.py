@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
 from src_py.output.prediction import Classifier, classify_files, list_files
@@ -14,7 +14,7 @@ from src_py.run.hardware import choose_hardware
 from tests.conftest import write_image
 
 SETTINGS = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)
-PLAIN = ClusterLabels(3, {}, ())
+PLAIN = ClusterNames(3, {}, ())
 
 
 @pytest.fixture

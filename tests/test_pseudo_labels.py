@@ -3,7 +3,7 @@
 import torch
 
 from src_py.losses import UNRELIABLE
-from src_py.pseudo_labels import reliable_labels
+from src_py.pseudo_labels import reliable_pseudo_labels
 
 
 def probabilities_for(clusters, confidence):
@@ -16,24 +16,24 @@ def test_the_best_half_of_each_cluster_gets_its_label():
     clusters = [0, 0, 0, 0, 1, 1, 1, 1]
     probabilities = probabilities_for(clusters, torch.tensor([0.9, 0.8, 0.7, 0.6] * 2))
     itself = torch.arange(8)[:, None]
-    found = reliable_labels(probabilities, itself, share=0.5)
+    found = reliable_pseudo_labels(probabilities, itself, share=0.5)
     assert found.tolist() == [0, 0, UNRELIABLE, UNRELIABLE, 1, 1, UNRELIABLE, UNRELIABLE]
 
 
 def test_neighbors_that_disagree_outweigh_confidence():
     probabilities = probabilities_for([0, 0, 1, 1], torch.tensor([0.99, 0.7, 0.9, 0.9]))
     neighbors = torch.tensor([[2], [1], [3], [2]])  # the most confident image stands among others
-    found = reliable_labels(probabilities, neighbors, share=0.5)
+    found = reliable_pseudo_labels(probabilities, neighbors, share=0.5)
     assert found[0] == UNRELIABLE and found[1] == 0
 
 
 def test_a_large_cluster_gives_no_more_labels_than_an_equal_one():
     probabilities = probabilities_for([0] * 16 + [1] * 4, torch.full((20,), 0.9))
-    found = reliable_labels(probabilities, torch.arange(20)[:, None], share=0.5)
+    found = reliable_pseudo_labels(probabilities, torch.arange(20)[:, None], share=0.5)
     assert (found == 0).sum() == 5 and (found == 1).sum() == 2
 
 
 def test_an_empty_cluster_is_no_obstacle():
     probabilities = torch.tensor([[0.6, 0.4, 0.0]] * 6)
-    found = reliable_labels(probabilities, torch.arange(6)[:, None], share=0.9)
+    found = reliable_pseudo_labels(probabilities, torch.arange(6)[:, None], share=0.9)
     assert (found == 0).sum() == 1 and (found == UNRELIABLE).sum() == 5

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src_py.clusters.names import LABELS_FILE, ClusterLabels
+from src_py.clusters.names import LABELS_FILE, ClusterNames
 from src_py.run.files import RunFiles, sha256
 from src_py.run.stages import PRETEXTS
 
@@ -29,7 +29,7 @@ def choose_classifier(files: RunFiles) -> Path:
     return self_labelled
 
 
-def load_cluster_labels(files: RunFiles, clusters: int) -> ClusterLabels:
+def load_cluster_names(files: RunFiles, clusters: int) -> ClusterNames:
     """The names and merged groups of a run's clusters.
 
     Args:
@@ -39,4 +39,4 @@ def load_cluster_labels(files: RunFiles, clusters: int) -> ClusterLabels:
         UserError: when labels.json is damaged, or of another training.
     """
     classifier = sha256(files.output("scan"))[:CLASSIFIER_DIGITS]
-    return ClusterLabels.load(files.checkpoints / LABELS_FILE, clusters, classifier)
+    return ClusterNames.load(files.checkpoints / LABELS_FILE, clusters, classifier)

@@ -25,7 +25,7 @@ class ClusterHealth:
         alive: clusters that got an image.
         clusters: C.
         smallest, largest: shares of the images.
-        reliable: share of the images that have a label to learn from; None where none is needed.
+        reliable: share of the images that have a pseudo-label; None where none is needed.
     """
 
     entropy: float
@@ -75,7 +75,7 @@ class ClusterHealth:
             )
         if self.reliable is not None and self.reliable < LEAST_RELIABLE:
             found["reliable"] = (
-                f"only {self.reliable:.1%} of the images have a label to learn from: lower "
+                f"only {self.reliable:.1%} of the images have a pseudo-label to learn from: lower "
                 f"--threshold, raise --reliable-share, or train scan.py for more epochs"
             )
         return found

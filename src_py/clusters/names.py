@@ -35,7 +35,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class ClusterLabels:
+class ClusterNames:
     """Names and merged groups of a classifier's clusters.
 
     Attributes:
@@ -72,7 +72,7 @@ class ClusterLabels:
             raise UserError(f"there is no cluster {cluster}: they are 0 to {self.clusters - 1}")
 
     @staticmethod
-    def load(path: Path, clusters: int, classifier: str = "") -> "ClusterLabels":
+    def load(path: Path, clusters: int, classifier: str = "") -> "ClusterNames":
         """What `path` says; where there is no such file, no cluster is named or merged.
 
         Args:
@@ -84,7 +84,7 @@ class ClusterLabels:
         try:
             text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
         except FileNotFoundError:
-            return ClusterLabels(clusters, {}, (), classifier)
+            return ClusterNames(clusters, {}, (), classifier)
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8 text: save it as that, or delete it") from None
         try:
@@ -93,7 +93,7 @@ class ClusterLabels:
             raise UserError(f"{path}: {error}") from None
 
     def write(self, path: Path) -> None:
-        """Writes the labels, all or nothing, one entry a line."""
+        """Writes them, all or nothing, one entry a line."""
         names = [
             f'"{cluster}": {json.dumps(name, ensure_ascii=False)}'
             for cluster, name in sorted(self.names.items())
@@ -139,13 +139,13 @@ class ClusterLabels:
             merged[:, others] = 0
         return merged
 
-    def with_name(self, cluster: int, name: str) -> "ClusterLabels":
-        """These labels with a cluster's group called `name`."""
+    def with_name(self, cluster: int, name: str) -> "ClusterNames":
+        """These names with a cluster's group called `name`."""
         self._require_cluster(cluster)
         return replace(self, names=self.names | {self.group_of(cluster)[0]: name.strip()})
 
-    def with_merge(self, clusters: tuple[int, ...]) -> "ClusterLabels":
-        """These labels with `clusters`, and whatever they are merged with already, as one."""
+    def with_merge(self, clusters: tuple[int, ...]) -> "ClusterNames":
+        """These names with `clusters`, and whatever they are merged with already, as one."""
         if len(set(clusters)) < max(2, len(clusters)):
             raise UserError(f"to merge {list(clusters)}: name two clusters or more, each once")
         joined = {member for cluster in clusters for member in self.group_of(cluster)}
@@ -154,7 +154,7 @@ class ClusterLabels:
 
 
 def set_aside(path: Path) -> None:
-    """Renames labels of clusters that are about to be replaced, so that none gets a wrong name."""
+    """Keeps the names of clusters that are about to be replaced out of the way of new ones."""
     if path.exists():
         taken = len(list(path.parent.glob(f"{path.stem}.old*.json")))
         old = path.with_name(f"{path.stem}.old{taken or ''}.json")
@@ -190,7 +190,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _from_content(content: Any, clusters: int, classifier: str) -> ClusterLabels:
+def _from_content(content: Any, clusters: int, classifier: str) -> ClusterNames:
     known = {"version", "clusters", "classifier", "names", "merge"}
     if not isinstance(content, dict) or not {"version", "clusters"} <= content.keys() <= known:
         raise UserError(f"expected an object with {', '.join(sorted(known))}")
@@ -213,7 +213,7 @@ def _from_content(content: Any, clusters: int, classifier: str) -> ClusterLabels
         raise UserError('"merge" must be like [[3, 7]]')
     groups = tuple(sorted(tuple(sorted(group)) for group in merge))
     numbered = {_number(key): name for key, name in names.items()}
-    return ClusterLabels(clusters, numbered, groups, classifier)
+    return ClusterNames(clusters, numbered, groups, classifier)
 
 
 def _are_numbers(group: Any) -> bool:

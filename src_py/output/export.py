@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.models import ClusteringModel
 from src_py.run.errors import UserError
 from src_py.run.files import sha256, write_atomically
@@ -80,15 +80,15 @@ def trace(classifier: PixelClassifier) -> ExportedProgram:
     return program
 
 
-def metadata(run: str, checkpoint: Path, stage: str, labels: ClusterLabels) -> dict[str, str]:
+def metadata(run: str, checkpoint: Path, stage: str, cluster_names: ClusterNames) -> dict[str, str]:
     """What an exported file says of itself: strings, as ONNX asks for."""
-    names = [labels.name_of(cluster) for cluster in range(labels.clusters)]
+    names = [cluster_names.name_of(cluster) for cluster in range(cluster_names.clusters)]
     return {
         "run": run,
         "stage": stage,
         "checkpoint_sha256": sha256(checkpoint),
         "cluster_names": json.dumps(names),
-        "merged_clusters": json.dumps(labels.merge),
+        "merged_clusters": json.dumps(cluster_names.merge),
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.output.thumbnails import thumbnail
 
 LARGEST_THUMBNAIL = 48  # px; as small as it may be, for 50,000 of them stay in memory
@@ -40,7 +40,7 @@ class GalleryImages:
         self,
         path: Path,
         title: str,
-        labels: ClusterLabels,
+        cluster_names: ClusterNames,
         neighbors: np.ndarray | None = None,
         seed: int = 0,
     ) -> None:
@@ -52,8 +52,8 @@ class GalleryImages:
         from src_py.output.gallery_page import GalleryContent, write_gallery
 
         # A group may have its name from any member: in the page it is that of the lowest.
-        named = [group for group in labels.merge if labels.names.keys() & set(group)]
-        adopted = {group[0]: labels.name_of(group[0]) for group in named}
+        named = [group for group in cluster_names.merge if cluster_names.names.keys() & set(group)]
+        adopted = {group[0]: cluster_names.name_of(group[0]) for group in named}
         content = GalleryContent(
             title=title,
             thumbnails=np.concatenate(self._thumbnails),
@@ -61,9 +61,9 @@ class GalleryImages:
             probabilities=np.concatenate(self._probabilities),
             features=np.concatenate(self._features),
             neighbors=neighbors,
-            cluster_names=labels.names | adopted,
-            merged=[list(group) for group in labels.merge],
-            classifier=labels.classifier,
+            cluster_names=cluster_names.names | adopted,
+            merged=[list(group) for group in cluster_names.merge],
+            classifier=cluster_names.classifier,
         )
         write_gallery(path, content, seed)
 

@@ -50,7 +50,7 @@ class GalleryContent:
     neighbors: np.ndarray | None  # (N, k) rows, the most similar first; None: find them
     cluster_names: dict[int, str]  # the names known so far
     merged: list[list[int]]  # the groups of clusters known to be one
-    classifier: str = ""  # of ClusterLabels
+    classifier: str = ""  # of ClusterNames
 
     def __post_init__(self) -> None:
         images = len(self.names)

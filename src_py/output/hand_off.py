@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.images.files import UnreadableImage, read_image
 from src_py.output.gallery_page import page_template
 from src_py.output.prediction import Prediction
@@ -40,7 +40,9 @@ def write_review(csv: Path, page: Path, predictions: list[Prediction], size: int
     _write_text(page, template.render(shown=shown))
 
 
-def hand_off(out: Path, predictions: list[Prediction], labels: ClusterLabels, run: str) -> None:
+def hand_off(
+    out: Path, predictions: list[Prediction], cluster_names: ClusterNames, run: str
+) -> None:
     """Writes the files for Label Studio and FiftyOne into `out`, and prints how to import them.
 
     Raises:
@@ -49,7 +51,7 @@ def hand_off(out: Path, predictions: list[Prediction], labels: ClusterLabels, ru
     predictions, left_out = split_by_name(predictions)
     if not predictions:
         raise UserError("--hand-off: no image has a name that is UTF-8 text")
-    names = list(dict.fromkeys(labels.name_of(group[0]) for group in labels.groups))
+    names = list(dict.fromkeys(cluster_names.name_of(group[0]) for group in cluster_names.groups))
     tasks, interface = out / "label_studio.json", out / "label_studio.xml"
     root, storages = write_label_studio(tasks, interface, predictions, names, run)
     print(

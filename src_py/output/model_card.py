@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.output.export import INPUT, METADATA_FILE, OPSET, OUTPUT
 from src_py.run.checkpoints import load_checkpoint
 from src_py.run.files import FREE_OPTIONS, RunFiles, read_json, sha256
@@ -110,7 +110,7 @@ class ModelCard:
         files: of the run.
         checkpoint: of the classifier.
         content: what the checkpoint holds beside the weights.
-        labels: what a person says about the clusters.
+        cluster_names: what a person says about the clusters.
         parameters: of the network, a count.
         exported: the files that the card lies beside.
     """
@@ -118,7 +118,7 @@ class ModelCard:
     files: RunFiles
     checkpoint: Path
     content: dict
-    labels: ClusterLabels
+    cluster_names: ClusterNames
     parameters: int
     exported: list[Path]
 
@@ -139,7 +139,7 @@ class ModelCard:
 
     def _summary(self) -> str:
         today = datetime.date.today().isoformat()
-        clusters = self.labels.clusters
+        clusters = self.cluster_names.clusters
         return (
             f"# {self.files.run}\n\n"
             f"Sorts images into {clusters} clusters that were learned without labels by\n"
@@ -162,7 +162,7 @@ class ModelCard:
             f"- `{INPUT}`: uint8 (B, {channels}, {size}, {size}), "
             f"{'RGB' if channels == 3 else 'grey'}, 0 to 255; B is any number of images.\n"
             f"  Normalisation is inside the model: do not normalise.\n"
-            f"- `{OUTPUT}`: float32 (B, {self.labels.clusters}), softmax at temperature "
+            f"- `{OUTPUT}`: float32 (B, {self.cluster_names.clusters}), softmax at temperature "
             f"{self._temperature:g}; each row has the sum 1.\n"
             "  Computed in float32; predict.py may use bfloat16 and differ by its rounding.\n\n"
             "An image is turned upright by its EXIF data, put on white where it is transparent,\n"
@@ -180,12 +180,12 @@ class ModelCard:
         return "\n\n".join(f"```python\n{block.strip()}\n```" for block in blocks)
 
     def _clusters(self) -> str:
-        labels = self.labels
-        rows = [(cluster, labels.name_of(cluster)) for cluster in range(labels.clusters)]
+        named = self.cluster_names
+        rows = [(cluster, named.name_of(cluster)) for cluster in range(named.clusters)]
         table = _table(("cluster", "name"), rows)
-        if not labels.merge:
+        if not named.merge:
             return table
-        groups = "; ".join(" and ".join(map(str, group)) for group in labels.merge)
+        groups = "; ".join(" and ".join(map(str, group)) for group in named.merge)
         return f"{table}\n\nOne kind each, whose probabilities are to be added: {groups}."
 
     def _data(self) -> str:

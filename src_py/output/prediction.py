@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.images.files import IMAGE_EXTENSIONS, UnreadableImage, find_files, read_square
 from src_py.images.image_set import DataSettings
 from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
@@ -108,13 +108,13 @@ def show_images(images: ImageLoader, names: list[str], classifier: Classifier) -
 def classify_files(
     paths: list[Path],
     classifier: Classifier,
-    labels: ClusterLabels,
+    cluster_names: ClusterNames,
     shown: GalleryImages | None = None,
 ) -> tuple[list[Prediction], Skipped]:
     """Predictions for the readable files, in order, and (path, reason) of the others.
 
     Args:
-        labels: names and merged groups of the clusters.
+        cluster_names: names and merged groups of the clusters.
         shown: where to put what a gallery needs of them.
     """
     predictions: list[Prediction] = []
@@ -140,9 +140,9 @@ def classify_files(
             features, apart = classifier.outputs(images)
             if shown is not None:
                 shown.add([str(path) for path, _ in readable], images.images, features, apart)
-            probabilities = labels.merged(apart)
+            probabilities = cluster_names.merged(apart)
             predictions += [
-                Prediction(path, cluster, labels.name_of(cluster), float(row[cluster]))
+                Prediction(path, cluster, cluster_names.name_of(cluster), float(row[cluster]))
                 for (path, _), row, cluster in zip(
                     readable, probabilities, probabilities.argmax(axis=1).tolist(), strict=True
                 )

@@ -187,8 +187,8 @@ def _training_seconds(files: RunFiles) -> float:
 def _keep(files: RunFiles, pretext: str, out: Path) -> None:
     """Copies what is worth keeping of a run. Paths of the images are cut to the folder's name."""
     out.mkdir(parents=True, exist_ok=True)
-    labels = files.checkpoints.glob(LABELS_FILE)  # where there is one
-    for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png", *labels):
+    names = files.checkpoints.glob(LABELS_FILE)  # where there is one
+    for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png", *names):
         shutil.copy2(log, out / log.name)
     hardware = ""
     for stage in (pretext, *STAGES[1:]):

@@ -16,7 +16,7 @@ class Stage:
         needs: stages that it is made from; in the place of simclr, moco may have been run.
         share: of the minutes, for its training; 0 where it does not train.
         looks: at all images without training that are still to come when its training begins: for
-            the mining, to choose a head, for the reliable labels and, at the end of the last
+            the mining, to choose a head, for the pseudo-labels and, at the end of the last
             stage, for the temperature.
         evidences: comparisons of two classifiers (guard.view_information) that are still to come.
     """

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.inference import infer
 from src_py.run.hardware import Hardware
@@ -60,12 +60,12 @@ class Computation:
         return torch.cat([batch.cpu() for batch in batches], dim=dim).numpy()
 
     def probabilities(
-        self, model: nn.Module, temperature: float, labels: ClusterLabels
+        self, model: nn.Module, temperature: float, names: ClusterNames
     ) -> np.ndarray:
         """(N, groups) of a classifier with one head: merged clusters count as one."""
         logits = torch.from_numpy(self.outputs(model, dim=1)[0])
-        merged = labels.merged((logits / temperature).softmax(dim=1).numpy())
-        return merged[:, [group[0] for group in labels.groups]]
+        merged = names.merged((logits / temperature).softmax(dim=1).numpy())
+        return merged[:, [group[0] for group in names.groups]]
 
 
 def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:

@@ -7,12 +7,12 @@ import pytest
 
 import label as label_script
 from configs.config_label import LabelConfig
-from src_py.clusters.names import ClusterLabels
+from src_py.clusters.names import ClusterNames
 from src_py.run.checkpoints import save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.options import parse
 
-PLAIN = ClusterLabels(10, {}, ())
+PLAIN = ClusterNames(10, {}, ())
 
 
 def written(tmp_path, text):
@@ -22,7 +22,7 @@ def written(tmp_path, text):
 
 
 def test_without_a_file_clusters_have_their_numbers(tmp_path):
-    labels = ClusterLabels.load(tmp_path / "labels.json", 10)
+    labels = ClusterNames.load(tmp_path / "labels.json", 10)
     assert labels == PLAIN
     assert labels.name_of(4) == "cluster_4"
     assert labels.groups == [(cluster,) for cluster in range(10)]
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_again(tmp_path):
     labels = PLAIN.with_merge((7, 3)).with_merge((0, 9)).with_name(3, "cat").with_name(5, 'ä"b')
     path = tmp_path / "ckp" / "labels.json"
     labels.write(path)
-    assert ClusterLabels.load(path, 10) == labels
+    assert ClusterNames.load(path, 10) == labels
     assert json.loads(path.read_text(encoding="utf-8")) == {
         "version": 1,
         "clusters": 10,
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again(tmp_path):
         "merge": [[0, 9], [3, 7]],
     }
     PLAIN.write(path)
-    assert ClusterLabels.load(path, 10) == PLAIN
+    assert ClusterNames.load(path, 10) == PLAIN
 
 
 def test_deleting_a_line_takes_an_entry_back(tmp_path):
@@ -48,7 +48,7 @@ def test_deleting_a_line_takes_an_entry_back(tmp_path):
     PLAIN.with_name(3, "cat").with_name(5, "dog").with_merge((1, 2)).write(path)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if '"cat"' not in line and "[1, 2]" not in line))
-    assert ClusterLabels.load(path, 10) == PLAIN.with_name(5, "dog")
+    assert ClusterNames.load(path, 10) == PLAIN.with_name(5, "dog")
 
 
 def test_a_merged_group_goes_by_its_lowest_cluster():
@@ -119,7 +119,7 @@ HEAD = '{"version": 1, "clusters": 10, '
 def test_a_wrong_file_is_refused_in_one_line(tmp_path, text, words):
     path = written(tmp_path, text)
     with pytest.raises(UserError) as error:
-        ClusterLabels.load(path, 10)
+        ClusterNames.load(path, 10)
     message = str(error.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
     assert all(word in message for word in words), message
@@ -127,24 +127,24 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, text, words):
 
 def test_labels_of_an_earlier_training_are_refused(tmp_path):
     path = tmp_path / "labels.json"
-    ClusterLabels.load(path, 10, "aaaa").with_name(3, "cat").write(path)
-    assert ClusterLabels.load(path, 10, "aaaa").name_of(3) == "cat"
+    ClusterNames.load(path, 10, "aaaa").with_name(3, "cat").write(path)
+    assert ClusterNames.load(path, 10, "aaaa").name_of(3) == "cat"
     with pytest.raises(UserError, match="earlier training"):
-        ClusterLabels.load(path, 10, "bbbb")
+        ClusterNames.load(path, 10, "bbbb")
 
 
 def test_labels_that_do_not_tell_their_training_fit_any(tmp_path):
     path = written(tmp_path, HEAD + '"names": {"3": "cat"}}')
-    assert ClusterLabels.load(path, 10, "aaaa").classifier == "aaaa"
+    assert ClusterNames.load(path, 10, "aaaa").classifier == "aaaa"
 
 
 def test_encodings(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(HEAD + '"names": {"3": "ä"}}', encoding="utf-8-sig")
-    assert ClusterLabels.load(path, 10).name_of(3) == "ä"
+    assert ClusterNames.load(path, 10).name_of(3) == "ä"
     path.write_text(HEAD + '"names": {"3": "ä"}}', encoding="latin-1")
     with pytest.raises(UserError, match="not UTF-8"):
-        ClusterLabels.load(path, 10)
+        ClusterNames.load(path, 10)
 
 
 @pytest.fixture
@@ -190,6 +190,6 @@ def test_the_script_writes_shows_and_refuses(run_script, tmp_path):
     shown = run_script("label.py", *arguments, "--show").stdout
     assert "1, 3" in shown and "cat" in shown and not (folder / "labels.json").exists()
     run_script("label.py", *arguments)
-    assert ClusterLabels.load(folder / "labels.json", 4) == ClusterLabels(4, {1: "cat"}, ((1, 3),))
+    assert ClusterNames.load(folder / "labels.json", 4) == ClusterNames(4, {1: "cat"}, ((1, 3),))
     refused = run_script("label.py", "--run", "mine", "--name", "4=x", status=2)
     assert refused.stderr == "label.py: there is no cluster 4: they are 0 to 3\n"
