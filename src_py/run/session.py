@@ -62,7 +62,7 @@ class TrainingSession:
         Raises:
             UserError: when the stage was begun with other options and `restart` is not set.
         """
-        self.config = config
+        self._seed, self._store_every = config.seed, config.checkpoint_seconds
         self.files: RunFiles = config.files
         self.stage = stage
         self.hardware = hardware
@@ -123,7 +123,7 @@ class TrainingSession:
 
     def generator(self, epoch: int) -> torch.Generator:
         """The random numbers of one epoch, on the device."""
-        return self.hardware.generator(self.config.seed, *self.stage.encode(), epoch)
+        return self.hardware.generator(self._seed, *self.stage.encode(), epoch)
 
     def stored_schedule(self, images: int) -> Schedule:
         """The schedule that a stage that goes on was begun with.
@@ -179,10 +179,7 @@ class TrainingSession:
                 if self.time_used >= 1 and epoch + 1 < total:
                     self.say(f"{self.stage}: the time is up after {epoch + 1} of {total} epochs")
                     return
-                if (
-                    time.monotonic() - stored_at >= self.config.checkpoint_seconds
-                    and epoch + 1 < total
-                ):
+                if time.monotonic() - stored_at >= self._store_every and epoch + 1 < total:
                     self._store(state, epoch + 1)
                     stored_at = time.monotonic()
 
