@@ -10,6 +10,7 @@ the images: speed does not depend on what they show. Prints a table; writes resu
 
 from dataclasses import replace
 
+from configs.base_config import TrainingConfig
 from configs.config_benchmark import BenchmarkConfig
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_predict import PredictConfig
@@ -18,15 +19,17 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.run.options import run_script
 
-STAGE_CONFIGS = {
+TRAINING_CONFIGS: dict[str, TrainingConfig] = {
     "pretext": SimCLRConfig(run="benchmark"),
     "scan": ScanConfig(run="benchmark"),
     "selflabel": SelfLabelConfig(run="benchmark", threshold=0.0),  # every image counts: all work
+}
+STAGE_CONFIGS: dict[str, TrainingConfig | ExtractFeaturesConfig | PredictConfig] = {
+    **TRAINING_CONFIGS,
     "extraction": ExtractFeaturesConfig(run="benchmark"),
     "predict": PredictConfig(run="benchmark"),
 }
 CIFAR10_IMAGES = 50_000
-QUICK = {"stage": "all", "widths": "16", "sizes": "10000", "rounds": 3, "seconds": 2.5}
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -37,10 +40,12 @@ def main(config: BenchmarkConfig) -> None:
 
     hardware = choose_hardware(config.device)
     print(f"benchmark: {hardware}, {config.image_size} px")
-    result = {"hardware": str(hardware), "versions": versions(), "network": {}, "mining": {}}
-    stages = ("pretext", "scan", "selflabel", "extraction", "predict")
+    network: dict[str, dict] = {}
+    minutes: dict[str, float] = {}
+    mining: dict[str, dict] = {}
+    stages = tuple(STAGE_CONFIGS)
     if config.quick:
-        config = replace(config, **QUICK)
+        config = replace(config, stage="all", widths="16", sizes="10000", rounds=3, seconds=2.5)
         stages = ("pretext",)
     elif config.stage != "all":
         stages = tuple(stage for stage in stages if stage == config.stage)
@@ -48,24 +53,26 @@ def main(config: BenchmarkConfig) -> None:
     for width in config.numbers("widths"):
         for stage in stages:
             measured = measure_stage(stage, width, config, STAGE_CONFIGS[stage], hardware)
-            result["network"][f"{stage}, width {width}"] = measured
+            network[f"{stage}, width {width}"] = measured
             print_stage(stage, width, measured)
-        if {"pretext", "scan", "selflabel"} <= set(stages):
-            minutes = published_minutes(result["network"], width)
-            result.setdefault("published_minutes", {})[str(width)] = minutes
+        if TRAINING_CONFIGS.keys() <= set(stages):
+            minutes[str(width)] = published_minutes(network, width)
             print(
-                f"CIFAR-10's published epochs at width {width}: {minutes:,.0f} minutes, projected"
+                f"CIFAR-10's published epochs at width {width}: "
+                f"{minutes[str(width)]:,.0f} minutes, projected"
             )
     if config.stage in ("all", "mining"):
         for rows in config.numbers("sizes"):
             measured = measure_mining(rows)
-            result["mining"][str(rows)] = measured
+            mining[str(rows)] = measured
             print(
                 f"mining {rows:>9,} x 128: {measured['seconds']:8.1f} s, "
                 f"recall@20 {measured['recall']:.3f}, "
                 f"peak memory {measured['peak_memory_mib']} MiB"
             )
-    write_json(config.out, result)
+    about = {"hardware": str(hardware), "versions": versions()}
+    projected = {"published_minutes": minutes} if minutes else {}
+    write_json(config.out, {**about, "network": network, "mining": mining, **projected})
     print(f"{config.out} written")
 
 
@@ -89,10 +96,10 @@ def published_minutes(measured: dict, width: int) -> float:
     """What CIFAR-10's published 500 + 50 + 200 epochs take at our arms' measured speeds."""
     views = 2 * CIFAR10_IMAGES
     seconds = sum(
-        STAGE_CONFIGS[stage].epochs
+        config.epochs
         * views
         / measured[f"{stage}, width {width}"]["arms"]["ours"]["images_per_second"]
-        for stage in ("pretext", "scan", "selflabel")
+        for stage, config in TRAINING_CONFIGS.items()
     )
     return round(seconds / 60, 1)
 

@@ -8,7 +8,6 @@ Next: python scan.py --run <run>
 """
 
 import time
-from typing import Any
 
 from configs.config_extract_features import ExtractFeaturesConfig
 from src_py.run.errors import UserError
@@ -56,8 +55,11 @@ def main(config: ExtractFeaturesConfig) -> None:
     write_array(files.features, features.cpu().numpy())
     write_array(files.neighbors, neighbors.astype(np.int64))
     write_table(files.rows, ("row", "path"), enumerate(images.names))
-    made: dict[str, Any] = {"made_from": hashes([pretext]), "config": recorded(config)}
-    made["seconds"] = round(time.monotonic() - STARTED, 1)
+    made = {
+        "made_from": hashes([pretext]),
+        "config": recorded(config),
+        "seconds": round(time.monotonic() - STARTED, 1),
+    }
     write_json(files.config("extract_features"), made)
     print(f"{files.neighbors} written; next: python scan.py {files.option}")
 

@@ -1,9 +1,12 @@
 """What differs from one kind of images to the next, and nothing else."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from src_py.augmentation import Augmentation
+
+# By the script's name: values of its options, each of the type that its dataclass says.
+Stages = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Preset:
     channels: int = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stages: Stages = field(default_factory=dict)
+    best: Stages = field(default_factory=dict)
 
     def stage(self, name: str, recipe: str) -> dict[str, Any]:
         """The options of a stage that differ from its config module's."""
@@ -38,11 +41,11 @@ class Preset:
         return common | BEST.get(name, {}) | self.best.get(name, {})
 
 
-PAPER_RECIPE = "paper"
-BEST_RECIPE = "best"
+PAPER_RECIPE: Final = "paper"
+BEST_RECIPE: Final = "best"
 
 # What the recipe 'best' adds to the published algorithm, which is the config modules' defaults.
-BEST = {
+BEST: Stages = {
     "scan": {
         "heads": 10,
         "head_epochs": 30,
@@ -69,7 +72,7 @@ STROKES = Augmentation(
 CLUSTER_STROKES = Augmentation(rotate=15, translate=0.12, zoom=0.15, shear=10)
 WEAK_STROKES = Augmentation(rotate=5, translate=0.05, zoom=0.05)
 
-SMALL_GREY = {
+SMALL_GREY: Stages = {
     "simclr": {
         "epochs": 60,
         "batch_size": 128,
@@ -94,37 +97,37 @@ SMALL_GREY = {
 }
 # From heads that are trained already, a gentler network training does more, and in fewer epochs.
 # Plain neighbors have not been tried with these views, which are milder than SCAN's strong one.
-SMALL_GREY_BEST = {
+SMALL_GREY_BEST: Stages = {
     "scan": {"epochs": 10, "learning_rate": 3e-4, "plain_neighbors": False},
     "selflabel": {"epochs": 10, "learning_rate": 3e-4},
 }
 
 GARMENT_VIEW = Augmentation(crop_scale=(0.3, 1.0), flip=0.5, brightness=0.4, contrast=0.4)
 
-MNIST = {
+MNIST: Stages = {
     "simclr": {"epochs": 50, "temperature": 0.5, "width": 32, "augment": STROKES},
     "scan": {"augment": CLUSTER_STROKES},
     "selflabel": {"epochs": 50, "weak_augment": WEAK_STROKES, "strong_augment": CLUSTER_STROKES},
 }
 
-FASHION_MNIST = {
+FASHION_MNIST: Stages = {
     "simclr": {"epochs": 100, "temperature": 0.2, "width": 32, "augment": GARMENT_VIEW},
     "selflabel": {"epochs": 100},
 }
 
 # A person's own images: few steps an epoch, many kinds, and often no GPU.
-FOLDER = {
+FOLDER: Stages = {
     "simclr": {"epochs": 200, "batch_size": 256, "width": 32, "warmup_epochs": 10},
     "selflabel": {"epochs": 100, "batch_size": 256, "threshold": 0.95},
 }
 
 STL10_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=1 / 3)
-STL10 = {
+STL10: Stages = {
     "scan": {"epochs": 100, "augment": STL10_VIEW},
     "selflabel": {"epochs": 100, "strong_augment": STL10_VIEW},
 }
 
-LONG_AVERAGE = {"selflabel": {"ema_decay": 0.999}}  # thousands of steps
+LONG_AVERAGE: Stages = {"selflabel": {"ema_decay": 0.999}}  # thousands of steps
 
 # cifar10 and cifar20 follow the paper, whose options are the config modules' defaults.
 PRESETS = {

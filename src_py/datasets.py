@@ -56,12 +56,18 @@ def load_images(
         return None
     if source == "digits":
         return _load_digits(split, image_size, channels)
-    if root is None:
-        raise UserError(f"the data source {source!r} needs a folder: give one with --data")
+    root = needed_root(source, root)
     if source == "folder":
         arguments = (split, image_size, channels, cache_dir, show_progress, keep_pixels)
         return read_folder(root, *arguments)
     return _load_named_set(source, root, split, image_size, channels)
+
+
+def needed_root(source: str, root: Path | None) -> Path:
+    """`root`, of a source that is read from there. Raises UserError when there is none."""
+    if root is None:
+        raise UserError(f"the data source {source!r} needs a folder: give one with --data")
+    return root
 
 
 def choose_image_size(paths: list[Path], limit: int) -> int:

@@ -168,7 +168,7 @@ class ResNet18(Backbone):
         self.feature_dim = 8 * width * block.expansion
         if spec.small_stem:
             self.conv1 = nn.Conv2d(spec.channels, width, 3, padding=1, bias=False)
-            self.maxpool = nn.Identity()
+            self.maxpool: nn.Module = nn.Identity()
         else:
             self.conv1 = nn.Conv2d(spec.channels, width, 7, stride=2, padding=3, bias=False)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

@@ -9,8 +9,12 @@ two cores is in results/benchmark-2-cpu-cores.json.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from faiss import IndexIVFFlat
 
 LARGEST_EXACT = 100_000  # rows; the exact search is quadratic
 # The breadth of an approximate search is doubled until a sample reaches this recall. It leaves
@@ -170,8 +174,8 @@ def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarr
     return faiss.knn(queries, unit, min(count, len(unit)), metric=faiss.METRIC_INNER_PRODUCT)[1]
 
 
-def _build_index(unit: np.ndarray, wanted: int):
-    """A faiss IndexIVFFlat over the rows that reaches RECALL_AIMED_AT on a sample of them.
+def _build_index(unit: np.ndarray, wanted: int) -> "IndexIVFFlat | None":
+    """An inverted file over the rows that reaches RECALL_AIMED_AT on a sample of them.
 
     None where that would take more than a quarter of all lists: comparing all pairs as matrix
     products is then the faster way. So it is for small sets, and for features without clusters.
@@ -201,7 +205,7 @@ def _build_index(unit: np.ndarray, wanted: int):
     return None
 
 
-def _order_by_list(unit: np.ndarray, index) -> np.ndarray:
+def _order_by_list(unit: np.ndarray, index: "IndexIVFFlat") -> np.ndarray:
     """All (N,) row indices, those of one inverted list together.
 
     Neighbors in this order probe the same lists while these are in the cache: measured on
@@ -211,7 +215,9 @@ def _order_by_list(unit: np.ndarray, index) -> np.ndarray:
     return np.argsort(nearest, kind="stable")
 
 
-def _search_blocks(unit: np.ndarray, k: int, wanted: int, index) -> tuple[np.ndarray, np.ndarray]:
+def _search_blocks(
+    unit: np.ndarray, k: int, wanted: int, index: "IndexIVFFlat | None"
+) -> tuple[np.ndarray, np.ndarray]:
     """find_neighbors on (N, D) unit rows, a block of rows at a time; index None is exact."""
     rows, width = unit.shape
     neighbors = np.empty((rows, k), dtype=np.int64)

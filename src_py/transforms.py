@@ -68,7 +68,9 @@ def _per_sample(values: Tensor, images: Tensor) -> Tensor:
     return values.to(images.dtype).view(-1, 1, 1, 1)
 
 
-def _constants(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+def _constants(
+    values: Sequence[float] | Sequence[tuple[float, float]] | Tensor, like: Tensor
+) -> Tensor:
     """Numbers as a tensor of the dtype and on the device of `like`, without waiting for it."""
     return torch.as_tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
@@ -671,9 +673,12 @@ def cutout(images: Tensor, largest: int, generator: torch.Generator, fill: float
     Args: images (B, C, H, W); largest, px. Returns: (B, C, H, W).
     """
     batch, _, height, width = images.shape
-    draw = {"size": (batch,), "generator": generator, "device": generator.device}
-    half = torch.randint(1, largest + 1, **draw) // 2
-    center_y, center_x = torch.randint(height, **draw), torch.randint(width, **draw)
+
+    def draw(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (batch,), generator=generator, device=generator.device)
+
+    half = draw(1, largest + 1) // 2
+    center_y, center_x = draw(0, height), draw(0, width)
     return erase_squares(images, center_y, center_x, half, fill)
 
 

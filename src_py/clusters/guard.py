@@ -147,8 +147,8 @@ def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -
 
 def _sharpen(head: ClusterHeads, factor: Tensor | float) -> None:
     """Multiplies the logits."""
-    head.linear.weight *= factor
-    head.linear.bias *= factor
+    head.linear.weight.mul_(factor)
+    head.linear.bias.mul_(factor)
 
 
 def kmeans_classifier(

@@ -21,4 +21,5 @@ def kmeans_centers(
         max_points_per_centroid=SAMPLE,
     )
     kmeans.train(np.ascontiguousarray(points))
+    assert kmeans.centroids is not None, "train() has set them"
     return kmeans.centroids

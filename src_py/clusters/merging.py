@@ -43,7 +43,7 @@ def merge_by_neighbors(
     """
     affinity = neighbor_affinity(probabilities, neighbors)
     sizes = probabilities.sum(axis=0, dtype=np.float64)
-    members = [(cluster,) for cluster in range(len(sizes))]
+    members: list[tuple[int, ...]] = [(cluster,) for cluster in range(len(sizes))]
     while len(members) > groups:
         smaller = np.minimum.outer(sizes, sizes)
         shares = np.where(smaller < EMPTY, np.inf, affinity / np.maximum(smaller, EMPTY))

@@ -23,7 +23,6 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -169,7 +168,7 @@ def _block(brackets: str, lines: list[str]) -> str:
     return brackets[0] + "\n    " + ",\n    ".join(lines) + "\n  " + brackets[1]
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
@@ -182,7 +181,7 @@ def _parse(text: str) -> Any:
         raise UserError(f"line {error.lineno}: not JSON ({error.msg})") from None
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
@@ -190,7 +189,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _from_content(content: Any, clusters: int, classifier: str) -> ClusterNames:
+def _from_content(content: object, clusters: int, classifier: str) -> ClusterNames:
     known = {"version", "clusters", "classifier", "names", "merge"}
     if not isinstance(content, dict) or not {"version", "clusters"} <= content.keys() <= known:
         raise UserError(f"expected an object with {', '.join(sorted(known))}")
@@ -216,7 +215,7 @@ def _from_content(content: Any, clusters: int, classifier: str) -> ClusterNames:
     return ClusterNames(clusters, numbered, groups, classifier)
 
 
-def _are_numbers(group: Any) -> bool:
+def _are_numbers(group: object) -> bool:
     return isinstance(group, list) and all(type(cluster) is int for cluster in group)
 
 

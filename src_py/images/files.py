@@ -248,6 +248,7 @@ def _reason(path: Path, error: Exception) -> str:
             return "empty file"
         return "not an image, or of a kind that Pillow cannot read"
     if isinstance(error, Image.DecompressionBombError):
+        assert Image.MAX_IMAGE_PIXELS is not None, "Pillow raises it only where there is a limit"
         return f"more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels"
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     return text or type(error).__name__

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run.errors import UserError
 from src_py.run.files import write_array, write_json
 from src_py.run.hardware import available_cores
+
+Item = TypeVar("Item")
 
 TEST_FOLDERS = ("test", "val", "valid")
 THUMBNAIL_SIZE = 8  # px
@@ -186,12 +188,12 @@ def _require_readable(
         raise UserError(f"no readable image in {root} ({found}): give a folder with {kinds}")
 
 
-def _with_progress(items: Iterable[Any], total: int, what: str, show: bool) -> Iterable[Any]:
+def _with_progress(items: Iterable[Item], total: int, what: str, show: bool) -> Iterable[Item]:
     quiet = not (show and sys.stderr.isatty())
     return tqdm(items, total=total, desc=what, unit="image", disable=quiet)
 
 
-def _map_in_threads(function: Callable[[int], Any], count: int) -> Iterator[Any]:
+def _map_in_threads(function: Callable[[int], Item], count: int) -> Iterator[Item]:
     """function(0), ..., function(count - 1), in order, from one thread per available core.
 
     Pillow decodes without the GIL. Chunks make tiny images (32 px) a fifth faster.
@@ -227,7 +229,8 @@ def _cache_key(root: Path, paths: list[Path], image_size: int, channels: int) ->
 def _cache_files(cache_dir: Path, split: str) -> tuple[Path, Path, Path]:
     """The pixels, the facts, and the index that vouches for them."""
     stem = f"images-{split}"
-    return tuple(cache_dir / f"{stem}{end}" for end in (".npy", "-facts.npy", ".json"))
+    pixels, facts = cache_dir / f"{stem}.npy", cache_dir / f"{stem}-facts.npy"
+    return pixels, facts, cache_dir / f"{stem}.json"
 
 
 def _load_cache(
@@ -258,6 +261,7 @@ def _load_cache(
 def _save_cache(cache_dir: Path, split: str, key: str, found: ImageSet) -> None:
     """Writes the arrays, then the index that vouches for them. Warns when that is impossible."""
     array_file, facts_file, index_file = _cache_files(cache_dir, split)
+    assert found.facts is not None, "reading a folder notes them"
     index = {name: getattr(found, name) for name in ("names", "skipped", "mean", "std")}
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import torch
 
 from configs.config_simclr import SimCLRConfig
 from configs.presets import Preset
-from src_py.datasets import choose_image_size, load_images
+from src_py.datasets import choose_image_size, load_images, needed_root
 from src_py.images.folders import folder_files
 from src_py.images.image_set import DataSettings, ImageSet
 from src_py.images.loaders import (
@@ -27,7 +27,7 @@ from src_py.images.loaders import (
 from src_py.images.report import Duplicate, describe_files, find_duplicates
 from src_py.images.statistics import measure_mean_std
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, read_json, write_json, write_table
+from src_py.run.files import RunFiles, load_json, write_json, write_table
 from src_py.run.hardware import Hardware
 from src_py.run.stages import PRETEXTS
 
@@ -68,7 +68,7 @@ def settle_images(
         UserError: when there are fewer than 32 readable images, or no room for what the run writes.
     """
     source, root = _source(config, preset)
-    paths = _image_files(root) if source == "folder" else []
+    paths = _image_files(needed_root(source, root)) if source == "folder" else []
     channels = config.channels or preset.channels
     size = config.image_size or preset.image_size or _size_of_files(paths, hardware)
     # Other sources are not copied into ckp/, and their features are small beside the checkpoints.
@@ -82,7 +82,8 @@ def settle_images(
         raise UserError(
             f"{root}: {len(opened.names)} readable images, at least {FEWEST_IMAGES} are needed"
         )
-    settings = replace(draft, **_statistics(preset, channels, opened.read))
+    mean, std = _statistics(preset, channels, opened.read)
+    settings = replace(draft, mean=mean, std=std)
     written = {name: getattr(config, name) for name in ("preset", "recipe", "minutes")}
     written["settings"] = asdict(settings)
     write_json(config.files.data, written)
@@ -99,7 +100,7 @@ def load_settings(files: RunFiles) -> DataSettings:
         UserError: naming the first stage when the run has not been begun.
     """
     files.require(files.data, PRETEXTS[0])
-    settings = (read_json(files.data) or {})["settings"]
+    settings = load_json(files.data)["settings"]
     for name in ("mean", "std"):
         settings[name] = tuple(settings[name])
     return DataSettings(**settings)
@@ -270,14 +271,14 @@ def _with_unlabelled(
 
 def _statistics(
     preset: Preset, channels: int, read: ImageSet
-) -> dict[str, tuple[float, ...] | None]:
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation: the preset's where it has them, or as measured."""
-    if preset.mean is not None and len(preset.mean) == channels:
-        return {"mean": preset.mean, "std": preset.std}
-    if read.images is not None and read.mean is None:
-        mean, std = measure_mean_std(read.images)
-        return {"mean": mean, "std": std}
-    return {"mean": read.mean, "std": read.std}
+    if preset.mean is not None and preset.std is not None and len(preset.mean) == channels:
+        return preset.mean, preset.std
+    if read.mean is not None and read.std is not None:
+        return read.mean, read.std
+    assert read.images is not None, "pixels that were not kept were measured while they were read"
+    return measure_mean_std(read.images)
 
 
 def _report(files: RunFiles, settings: DataSettings, opened: OpenedImages) -> None:

@@ -111,6 +111,7 @@ def save_onnx(
             dynamo=True,
             verbose=False,
         )
+    assert onnx_program is not None, "dynamo=True returns the program"
     onnx_program.model.metadata_props.update(about)
     return _write_checked(path, onnx_program.save, load_onnx, classifier)
 

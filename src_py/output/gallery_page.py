@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, Template
@@ -180,7 +179,7 @@ def _page_neighbors(content: GalleryContent, order: np.ndarray) -> list[list[int
 
 def _cards(
     content: GalleryContent, cluster: np.ndarray, confidence: np.ndarray
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """For each cluster: number, first (its first image in the page), size, share, confidence."""
     sizes = np.bincount(cluster, minlength=content.clusters)
     sums = np.bincount(cluster, weights=confidence, minlength=content.clusters)

@@ -1,7 +1,6 @@
 """Whole runs of the four stages, by setting and seed, and the table of their scores."""
 
 import csv
-import json
 import platform
 import shlex
 import shutil
@@ -9,28 +8,26 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from configs.base_config import as_flag
-from configs.config_ablation import VARIANTS
+from configs.config_ablation import VARIANTS, AblationConfig
 from configs.config_scan import ScanConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
 from src_py.clusters.names import LABELS_FILE
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, read_json, write_json
+from src_py.run.files import RunFiles, load_json, write_json
 
 STAGES = ("simclr", "extract_features", "scan", "selflabel")
 SCORES = ("acc", "nmi", "ari")
 # What the pretext and the mining leave: a variant that changes only later stages begins with it.
-SHARED = ("data.json", "simclr.json", "pretext.pt", "extract_features.json")
+SHARED: tuple[str, ...] = ("data.json", "simclr.json", "pretext.pt", "extract_features.json")
 SHARED += ("features.npy", "neighbors.npy", "rows.csv")
 
 
-def run_setting(config: Any, setting: str, seed: int, out: Path) -> None:
+def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> None:
     """Trains and scores one setting with one seed, unless `out` has its scores already.
 
     Args:
-        config: an AblationConfig.
         setting: a recipe, or a variant of the best one.
 
     Raises:
@@ -69,7 +66,7 @@ def summarize(out: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     """All scores below `out`: setting -> method -> '<split> <score>' -> one value for each seed."""
     found: dict = {}
     for path in sorted(out.glob("*/seed*/evaluation.json")):
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = load_json(path)
         setting = found.setdefault(path.parent.parent.name, {})
         for split in ("train", "test"):
             for method, scores in evaluation.get(split, {}).items():
@@ -131,14 +128,14 @@ def mean_and_spread(values: list[float] | None) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
-def _variant_options(config: Any, setting: str, script: str) -> list[str]:
+def _variant_options(config: AblationConfig, setting: str, script: str) -> list[str]:
     scan = PRESETS[config.preset].stage("scan", BEST_RECIPE)
     clusters = scan.get("clusters", ScanConfig.clusters)
     options = VARIANTS.get(setting, {}).get(script, [])
     return [option.format(clusters=clusters, twice=2 * clusters) for option in options]
 
 
-def _pretext_source(config: Any, setting: str, pattern: str) -> RunFiles | None:
+def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFiles | None:
     """The run whose pretext a setting begins with, because it would train just the same.
 
     Args:
@@ -162,7 +159,7 @@ def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str) -> None:
         shutil.copy2(source.checkpoints / name, target.checkpoints / name)
     target.logs.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source.log("simclr"), target.log("simclr"))
-    write_json(target.data, read_json(target.data) | {"recipe": recipe})
+    write_json(target.data, load_json(target.data) | {"recipe": recipe})
 
 
 def _run(script: str, options: list[str]) -> None:
@@ -192,7 +189,7 @@ def _keep(files: RunFiles, pretext: str, out: Path) -> None:
         shutil.copy2(log, out / log.name)
     hardware = ""
     for stage in (pretext, *STAGES[1:]):
-        stored = read_json(files.config(stage))
+        stored = load_json(files.config(stage))
         if stored["config"].get("data"):
             stored["config"]["data"] = Path(stored["config"]["data"]).name
         hardware = stored.get("hardware", hardware)

@@ -2,18 +2,32 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from configs.base_config import TrainingConfig
+from configs.config_benchmark import BenchmarkConfig
+from configs.config_extract_features import ExtractFeaturesConfig
+from configs.config_predict import PredictConfig
+from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
+from configs.config_simclr import SimCLRConfig
 from src_py.images.loaders import ResidentImages
 from src_py.inference import infer
 from src_py.losses import nt_xent, scan_loss, self_label_loss
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.models import (
+    Backbone,
+    BackboneSpec,
+    ClusterHeads,
+    ClusteringModel,
+    ContrastiveModel,
+    ResNet18,
+)
 from src_py.neighbors import find_neighbors, neighbor_recall
 from src_py.optimizers import adam, descend, sgd
 from src_py.pseudo_labels import PseudoLabels
@@ -34,7 +48,7 @@ from src_py.research.reference_pipeline import (
     strong_view,
 )
 from src_py.run.hardware import Hardware
-from src_py.run.planning import Steps
+from src_py.run.planning import Steps, Trained
 from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
 from src_py.transforms import normalize, to_float
 
@@ -44,15 +58,19 @@ CPU_BATCH = 128  # images a step; the stages' own batches would need minutes for
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 
 Model = TypeVar("Model", ContrastiveModel, ClusteringModel)
+Config = TypeVar("Config", bound=TrainingConfig)
 
 
 def measure_stage(
-    stage: str, width: int, config: Any, stage_config: Any, hardware: Hardware
+    stage: str,
+    width: int,
+    config: BenchmarkConfig,
+    stage_config: TrainingConfig | ExtractFeaturesConfig | PredictConfig,
+    hardware: Hardware,
 ) -> dict:
     """Images per second of every arm of a stage, and the ratios of ours to the others.
 
     Args:
-        config: a BenchmarkConfig.
         stage_config: of the stage itself.
     """
     size = config.image_size
@@ -102,14 +120,20 @@ def measure_mining(rows: int, k: int = 20) -> dict:
 
 
 def _pretext(
-    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
+    pixels: Tensor,
+    width: int,
+    batch: int,
+    config: SimCLRConfig,
+    hardware: Hardware,
+    compiled: bool = False,
 ) -> dict[str, Arm]:
     spec = BackboneSpec.for_images(width, 3, pixels.shape[-1])
     ours, alone, reference = (_normalizing(ContrastiveModel(spec)) for _ in range(3))
-    trained = {"model": ours, "optimizer": sgd(ours, config)}
+    trained: Trained = {"model": ours, "optimizer": sgd(ours, config)}
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
-        return nt_xent(*model(views).chunk(2), config.temperature)
+        first, second = model(views).chunk(2)
+        return nt_xent(first, second, config.temperature)
 
     view = simclr_view(pixels.shape[-1])
     data = ViewsOfImages(_as_arrays(pixels), [view, view])
@@ -121,14 +145,20 @@ def _pretext(
 
 
 def _scan(
-    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
+    pixels: Tensor,
+    width: int,
+    batch: int,
+    config: ScanConfig,
+    hardware: Hardware,
+    compiled: bool = False,
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
     ours, alone, reference = (_classifier(width, size, config.heads) for _ in range(3))
-    trained = {"model": ours, "optimizer": adam(ours, config)}
+    trained: Trained = {"model": ours, "optimizer": adam(ours, config)}
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
-        return scan_loss(*model(views).chunk(2, dim=1), config.entropy_weight).total.sum()
+        anchors, neighbors = model(views).chunk(2, dim=1)
+        return scan_loss(anchors, neighbors, config.entropy_weight).total.sum()
 
     data = ViewsOfImages(_as_arrays(pixels), [strong_view(size), strong_view(size)], pairs=True)
     return {
@@ -140,11 +170,16 @@ def _scan(
 
 
 def _self_label(
-    pixels: Tensor, width: int, batch: int, config: Any, hardware: Hardware, compiled: bool = False
+    pixels: Tensor,
+    width: int,
+    batch: int,
+    config: SelfLabelConfig,
+    hardware: Hardware,
+    compiled: bool = False,
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
     ours, alone, reference = (_classifier(width, size, heads=1) for _ in range(3))
-    trained = {"model": ours, "teacher": ours, "optimizer": adam(ours, config)}
+    trained: Trained = {"model": ours, "teacher": ours, "optimizer": adam(ours, config)}
     trained["pseudo_labels"] = PseudoLabels(len(pixels), hardware.device)
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
@@ -164,29 +199,32 @@ def _self_label(
 
 
 def _extraction(
-    pixels: Tensor, width: int, batch: int, _: Any, hardware: Hardware, compiled: bool = False
+    pixels: Tensor, width: int, batch: int, _: object, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
     classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
     backbones = [classifier.backbone for classifier in classifiers]
-    return _inference(*backbones, pixels, batch, hardware, compiled)
+    return _inference(backbones, pixels, batch, hardware, compiled)
 
 
 def _predict(
-    pixels: Tensor, width: int, batch: int, _: Any, hardware: Hardware, compiled: bool = False
+    pixels: Tensor, width: int, batch: int, _: object, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
     classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
-    return _inference(*classifiers, pixels, batch, hardware, compiled)
+    return _inference(classifiers, pixels, batch, hardware, compiled)
 
 
 def _inference(
-    ours: nn.Module,
-    alone: nn.Module,
-    reference: nn.Module,
+    models: Sequence[Backbone | ClusteringModel],
     pixels: Tensor,
     batch: int,
     hardware: Hardware,
     compiled: bool,
 ) -> dict[str, Arm]:
+    """
+    Args:
+        models: three alike, one for each arm.
+    """
+    ours, alone, reference = models
     images = ResidentImages(pixels, hardware.device)
     hardware.place(ours, compiled)
     hardware.place(alone).eval()
@@ -214,7 +252,7 @@ def _inference(
 
     @contextmanager
     def our_arm() -> Iterator[Step]:
-        outputs = iter(())
+        outputs: Iterator[Tensor] = iter(())
 
         def step() -> int:
             nonlocal outputs
@@ -231,8 +269,8 @@ def _inference(
 
 def _ours(
     steps: Steps,
-    trained: dict[str, Any],
-    config: Any,
+    trained: Trained,
+    config: TrainingConfig,
     pixels: Tensor,
     batch: int,
     views_per_image: int,
@@ -246,8 +284,10 @@ def _ours(
 
     @contextmanager
     def arm() -> Iterator[Step]:
-        draw = {"generator": generator, "device": generator.device}
-        rows = (torch.randint(IMAGES, (batch,), **draw) for _ in itertools.count())
+        rows = (
+            torch.randint(IMAGES, (batch,), generator=generator, device=generator.device)
+            for _ in itertools.count()
+        )
         context = {"generator": generator, "config": config, "hardware": hardware}
         taken = steps(**trained, batches=images.batches(rows), **context)
         yield lambda: views_per_image * next(taken).images
@@ -257,8 +297,8 @@ def _ours(
 
 def _network(
     model: nn.Module,
-    make_optimizer: Callable,
-    config: Any,
+    make_optimizer: Callable[[nn.Module, Config], torch.optim.Optimizer],
+    config: Config,
     pixels: Tensor,
     views: int,
     hardware: Hardware,
@@ -279,8 +319,8 @@ def _network(
 
 def _reference(
     model: nn.Module,
-    make_optimizer: Callable,
-    config: Any,
+    make_optimizer: Callable[[nn.Module, Config], torch.optim.Optimizer],
+    config: Config,
     data: ViewsOfImages,
     batch: int,
     hardware: Hardware,
@@ -324,7 +364,8 @@ def _as_arrays(pixels: Tensor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-BUILDERS = {
+# Each takes the config of its own stage, so that all together have no one type of arguments.
+BUILDERS: dict[str, Callable[..., dict[str, Arm]]] = {
     "pretext": _pretext,
     "scan": _scan,
     "selflabel": _self_label,

@@ -87,7 +87,7 @@ def top_operations(arm: Arm, device: torch.device, steps: int = 5, rows: int = 1
     time_of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     spent = {row.key: getattr(row, time_of) for row in profiler.key_averages()}
     whole = sum(spent.values())
-    longest = sorted(spent, key=spent.get, reverse=True)[:rows]
+    longest = sorted(spent, key=spent.__getitem__, reverse=True)[:rows]
     return {name: round(spent[name] / whole, 4) for name in longest}
 
 

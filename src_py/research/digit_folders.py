@@ -47,7 +47,10 @@ def write_digits(kind: str, folder: Path) -> None:
     side = NATIVE_SIDE if kind == "whole" else SIDE
     for split in ("train", "test"):
         digits = load_images("digits", None, split, side, 1)
-        labels, names = load_labels("digits", None, split, digits.names)
+        assert digits is not None and digits.images is not None, "both splits are always decoded"
+        labelled = load_labels("digits", None, split, digits.names)
+        assert labelled is not None, "every digit has a label"
+        labels, names = labelled
         rows = np.arange(len(labels))
         if kind == "long-tail" and split == "train":
             rows = long_tail_rows(labels, RATIO)

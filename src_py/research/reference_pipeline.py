@@ -3,7 +3,8 @@
 Their views of an image in DataLoader workers on all cores, as contiguous float32 tensors.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ def _enhance(kind: type) -> Callable[[Image.Image, float], Image.Image]:
     return lambda image, factor: kind(image).enhance(factor)
 
 
-def _affine(image: Image.Image, b: float = 0, c: float = 0, d: float = 0, f: float = 0):
+def _affine(
+    image: Image.Image, b: float = 0, c: float = 0, d: float = 0, f: float = 0
+) -> Image.Image:
     """The output's point (x, y) comes from (x + b y + c, d x + y + f); black outside."""
     return image.transform(image.size, Image.Transform.AFFINE, (1, b, c, d, 1, f))
 
@@ -37,7 +40,8 @@ STRONG_OPERATIONS: tuple[tuple[Callable[[Image.Image, float], Image.Image], floa
     (lambda image, _: ImageOps.autocontrast(image), 0, 1),
     (lambda image, _: ImageOps.equalize(image), 0, 1),
     (lambda image, degrees: image.rotate(degrees), -30, 30),
-    (lambda image, threshold: ImageOps.solarize(image, threshold), 0, 256),
+    # Pillow asks for a whole number: of grey levels, just the same ones lie below the ceiling.
+    (lambda image, threshold: ImageOps.solarize(image, math.ceil(threshold)), 0, 256),
     (lambda image, bits: ImageOps.posterize(image, int(bits)), 4, 8),
     (_enhance(ImageEnhance.Color), 0.05, 0.95),
     (_enhance(ImageEnhance.Contrast), 0.05, 0.95),
@@ -111,7 +115,7 @@ def strong_view(size: int) -> View:
 # ------------------------------------------------------------------------------ batches
 
 
-class ViewsOfImages(Dataset):
+class ViewsOfImages(Dataset[list[Tensor]]):
     """For each index, one image under each of `views`; of two images where `pairs` is set."""
 
     def __init__(self, images: np.ndarray, views: list[View], pairs: bool = False) -> None:
@@ -131,7 +135,9 @@ class ViewsOfImages(Dataset):
         ]
 
 
-def endless_batches(dataset: ViewsOfImages, batch_size: int, device: torch.device) -> Iterator:
+def endless_batches(
+    dataset: ViewsOfImages, batch_size: int, device: torch.device
+) -> Generator[list[Tensor], None, None]:
     """Batches of each view on the device, epoch after epoch."""
     loader = DataLoader(
         dataset,

@@ -16,6 +16,7 @@ from src_py.run.stages import PRETEXTS, STAGES
 
 if TYPE_CHECKING:
     import numpy as np
+    from _typeshed import DataclassInstance
 
 CHECKPOINT_ROOT = Path("ckp")
 LOG_ROOT = Path("logs")
@@ -179,10 +180,15 @@ def write_json(path: Path, content: dict | list) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> dict | None:
+def load_json(path: Path) -> dict[str, Any]:
+    """The content of `path`, which must be there."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
     """The content of `path`, or None where there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except FileNotFoundError:
         return None
 
@@ -194,12 +200,12 @@ def write_array(path: Path, array: "np.ndarray") -> None:
     write_atomically(path, lambda temporary: np.save(temporary, array))
 
 
-def as_plain(config: Any) -> dict[str, Any]:
+def as_plain(config: "DataclassInstance") -> dict[str, Any]:
     """A configuration dataclass as what JSON and checkpoints can hold."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def recorded(config: Any) -> dict[str, Any]:
+def recorded(config: "DataclassInstance") -> dict[str, Any]:
     """What a stage's record keeps of its options."""
     return {name: value for name, value in as_plain(config).items() if name != "show_config"}
 

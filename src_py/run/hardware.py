@@ -33,7 +33,8 @@ class Hardware:
             compiled: also fuse what stands between the convolutions, with torch.compile. The
                 names in its state_dict stay the same.
         """
-        module.to(self.device, memory_format=torch.channels_last)
+        # memory_format is documented, but missing from the overloads that torch declares.
+        module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             module.compile()
         return module

@@ -131,7 +131,7 @@ def _end(script: str, message: str) -> None:
     sys.exit(2)
 
 
-def _as_dict(config: Any) -> dict[str, Any]:
+def _as_dict(config: ScriptConfig) -> dict[str, Any]:
     """A configuration's fields, those that are dataclasses as they are."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 

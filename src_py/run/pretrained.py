@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from configs.presets import Preset
 from src_py.images.image_set import DataSettings
 from src_py.models import (
     Backbone,
@@ -79,29 +79,28 @@ class InitReport:
         return lines
 
 
-def pretrained_preset(init: str, preset: Any, channels: int, on_cpu: bool) -> Any:
+def pretrained_preset(init: str, preset: Preset, channels: int, on_cpu: bool) -> Preset:
     """The preset with the image size, mean and standard deviation that the weights go with.
 
     Small images are enlarged: the weights know objects at ImageNet's scale. Only a ResNet with a
     small stem keeps the preset's size.
 
     Args:
-        preset: a Preset.
         channels: of the images, 1 or 3.
 
     Raises:
         UserError: when `init` is neither a known name nor a readable file.
     """
-    size = SIDE_ON_CPU if on_cpu else SIDE
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    size: int | None = SIDE_ON_CPU if on_cpu else SIDE
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     if init.startswith(TIMM_PREFIX):
-        trained_with = _timm_config(init)
-        mean, std = trained_with.mean, trained_with.std
+        mean, std = _timm_statistics(init)
     elif init not in TORCHVISION_NAMES and _has_small_stem(_open_file(init)[0]):
         size = preset.image_size
     if channels == 1:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    return replace(preset, image_size=size, mean=tuple(mean), std=tuple(std))
+    return replace(preset, image_size=size, mean=mean, std=std)
 
 
 def pretrained_model(
@@ -140,7 +139,7 @@ def load_backbone(
         return _load_timm(init, channels, image_size, frozen)
     if init in TORCHVISION_NAMES:
         state, source = _download(init)
-        unused = []
+        unused: list[str] = []
     else:
         state, unused, source = _open_file(init)
     spec = _describe_resnet(init, state, channels, frozen)
@@ -206,7 +205,7 @@ def _open_file(init: str) -> tuple[dict[str, Tensor], list[str], str]:
     return state, unused, source
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     """The content of a file of tensors; no code in it is ever run."""
     try:
         if path.suffix == ".safetensors":
@@ -231,7 +230,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _unwrap(content: Any) -> dict[str, Tensor]:
+def _unwrap(content: object) -> dict[str, Tensor]:
     """The state dict in a checkpoint, with the tensors only."""
     if not isinstance(content, dict):
         return {}
@@ -265,11 +264,12 @@ def _describe_resnet(
             f"--init {init}: made for images of {of_images} channels, these have {channels}; "
             f"--channels sets it"
         )
+    one, two, three, four = (_count_blocks(state, f"layer{stage}") for stage in range(1, 5))
     return BackboneSpec(
         width,
         channels,
         _has_small_stem(state),
-        blocks=tuple(_count_blocks(state, f"layer{stage}") for stage in range(1, 5)),
+        blocks=(one, two, three, four),
         bottleneck="layer1.0.conv3.weight" in state,
         frozen=frozen,
     )
@@ -305,8 +305,12 @@ def _weights_among(names: Iterable[str]) -> list[str]:
 # --- timm ----------------------------------------------------------------------------------------
 
 
-def _timm_config(init: str) -> Any:
-    """What timm knows about the weights; .mean and .std are of pixels in [0, 1]."""
+def _timm_statistics(init: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that timm's weights go with, of pixels in [0, 1].
+
+    Raises:
+        UserError: when timm has no such model, or no weights of it.
+    """
     timm = import_timm()
     name = init.removeprefix(TIMM_PREFIX)
     if not timm.is_model(name):
@@ -320,13 +324,13 @@ def _timm_config(init: str) -> Any:
         raise UserError(f"--init {init}: {_first_line(error)}") from None
     if not config.has_weights:
         raise UserError(f"--init {init}: timm has no trained weights of this model")
-    return config
+    return tuple(config.mean), tuple(config.std)
 
 
 def _load_timm(
     init: str, channels: int, image_size: int, frozen: bool
 ) -> tuple[TimmBackbone, InitReport]:
-    _timm_config(init)
+    _timm_statistics(init)  # for its errors, which say more
     spec = TimmSpec(init.removeprefix(TIMM_PREFIX), channels, image_size, frozen)
     try:
         backbone = TimmBackbone(spec, pretrained=True)

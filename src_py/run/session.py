@@ -5,7 +5,7 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -28,6 +28,9 @@ from src_py.run.hardware import Hardware
 from src_py.run.schedule import Schedule, Step
 from src_py.run.stages import PRETEXTS
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 Batch = TypeVar("Batch")
 
 
@@ -36,7 +39,7 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
 
 
 class TrainingSession:
@@ -68,6 +71,8 @@ class TrainingSession:
         self.hardware = hardware
         self.history: list[dict[str, float]] = []
         self._warned: set[str] = set()
+        self._sums: dict[str, torch.Tensor] = {}  # of an epoch's recorded values, on the device
+        self._columns: dict[str, float] = {}
         self._started = time.monotonic() if started is None else started
         self.start_up = self.seconds
         self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
@@ -215,7 +220,7 @@ class TrainingSession:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
-    def finish(self, content: dict, **facts: Any) -> Path:
+    def finish(self, content: dict, **facts: object) -> Path:
         """Writes the stage's final checkpoint; the resumable state is then of no more use.
 
         Args:
@@ -338,7 +343,7 @@ def _describe(options: dict[str, Any]) -> str:
     return textwrap.fill(text, width=100, initial_indent="  ", subsequent_indent="  ")
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def _tensorboard_writer(folder: Path) -> "SummaryWriter":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

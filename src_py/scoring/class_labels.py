@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from src_py.datasets import digits_rows, find_idx, open_torchvision_set, read_idx
+from src_py.datasets import digits_rows, find_idx, needed_root, open_torchvision_set, read_idx
 from src_py.images.files import find_images
 from src_py.images.folders import split_folder
 from src_py.run.errors import UserError
@@ -27,7 +28,7 @@ def load_labels(
     if the files of a named set are missing.
     """
     if source == "folder":
-        return _folder_labels(Path(root), split, names, folder_labels)
+        return _folder_labels(needed_root(source, root), split, names, folder_labels)
     if split == "unlabelled":
         return None
     labels, classes = _set_labels(source, root, split)
@@ -42,17 +43,18 @@ def _folder_labels(
     if folder is None or (folder == root and not folder_labels):
         return None
     of_names = [_class_of(root / name, folder) for name in names]
-    if None in of_names:
+    found = [name for name in of_names if name is not None]
+    if len(found) < len(names):
         if folder_labels:
             outside = names[of_names.index(None)]
             raise UserError(f"{root / outside} lies in no class folder: move it into one")
         return None
     # Both splits number their classes alike, even if one of them lacks a class.
-    folders = [found for found in map(split_folder, (root, root), ("train", "test")) if found]
+    folders = [part for part in map(split_folder, (root, root), ("train", "test")) if part]
     in_folders = {_class_of(path, parent) for parent in folders for path in find_images(parent)}
-    classes = sorted({*of_names, *in_folders} - {None})
+    classes = sorted({*found, *filter(None, in_folders)})
     number = {name: index for index, name in enumerate(classes)}
-    return np.array([number[name] for name in of_names], dtype=np.int64), classes
+    return np.array([number[name] for name in found], dtype=np.int64), classes
 
 
 def _class_of(path: Path, folder: Path) -> str | None:
@@ -61,12 +63,13 @@ def _class_of(path: Path, folder: Path) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
-def _set_labels(source: str, root: Path | None, split: str) -> tuple[Any, list[str]]:
+def _set_labels(source: str, root: Path | None, split: str) -> tuple[ArrayLike, list[str]]:
     """Labels of all images of a set that is known by name, in its own order."""
     if source == "digits":
         from sklearn.datasets import load_digits
 
         return load_digits().target[digits_rows(split)], [str(digit) for digit in range(10)]
+    root = needed_root(source, root)
     idx = find_idx(root, split, "labels") if "mnist" in source else None
     if idx:
         return read_idx(idx), _mnist_classes(source)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from src_py.clusters.names import ClusterNames
 from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.inference import infer
+from src_py.models import Backbone, ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.scoring.metrics import (
     cluster_summary,
@@ -55,12 +55,12 @@ class Computation:
     hardware: Hardware
     batch_size: int
 
-    def outputs(self, model: nn.Module, dim: int = 0) -> np.ndarray:
+    def outputs(self, model: Backbone | ClusteringModel, dim: int = 0) -> np.ndarray:
         batches = infer(model, self.images, self.hardware, self.batch_size)
         return torch.cat([batch.cpu() for batch in batches], dim=dim).numpy()
 
     def probabilities(
-        self, model: nn.Module, temperature: float, names: ClusterNames
+        self, model: ClusteringModel, temperature: float, names: ClusterNames
     ) -> np.ndarray:
         """(N, groups) of a classifier with one head: merged clusters count as one."""
         logits = torch.from_numpy(self.outputs(model, dim=1)[0])
@@ -72,19 +72,21 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
     """The content of evaluation.json."""
     clusters = _number_of_clusters(splits)
     result: dict = {name: {} for name in splits}
-    if clusters is not None and all(split.labels for split in splits.values()):
-        classes = len(splits["train"].labels[1])
+    labels = {name: split.labels for name, split in splits.items() if split.labels}
+    if clusters is not None and labels.keys() == splits.keys():
+        of_train, class_names = labels["train"]
+        classes = len(class_names)
         assigned = {name: dict(_assignments(split)) for name, split in splits.items()}
         for row, found in _baselines(splits, clusters, seed, pixels).items():
             for name, clusters_of_split in zip(splits, found, strict=True):
                 assigned[name] = {row: clusters_of_split, **assigned[name]}
-        for name, split in splits.items():
+        for name, (of_split, _) in labels.items():
             for row, clusters_of_split in assigned[name].items():
-                result[name][row] = score(clusters_of_split, split.labels[0], clusters, classes)
+                result[name][row] = score(clusters_of_split, of_split, clusters, classes)
         result["mapping"] = mapping_name(clusters, classes)
-        train = splits["train"]
-        if train.neighbors is not None:
-            result["neighbor_accuracy"] = neighbor_accuracy(train.neighbors, train.labels[0])
+        neighbors = splits["train"].neighbors
+        if neighbors is not None:
+            result["neighbor_accuracy"] = neighbor_accuracy(neighbors, of_train)
     result["clusters"] = clusters
     result["label_free"] = {
         name: {stage: cluster_summary(p) for stage, p in split.probabilities.items()}
@@ -133,11 +135,10 @@ def save_confusion(
     path: Path, splits: dict[str, Split], stage: str, cluster_names: Sequence[str]
 ) -> None:
     """Draws the confusion matrix of the last split that has labels."""
-    labelled = [split for split in splits.values() if split.labels]
+    labelled = [(split, split.labels) for split in splits.values() if split.labels]
     if not labelled:
         return
-    split = labelled[-1]
-    labels, class_names = split.labels
+    split, (labels, class_names) = labelled[-1]
     probabilities = split.probabilities[stage]
     counts = (probabilities.shape[1], len(class_names))
     fit = hungarian_mapping if mapping_name(*counts) == "hungarian" else majority_mapping

@@ -270,9 +270,8 @@ def save_confusion_picture(
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     # Class names are not formulas: a "$" in one must not start mathematics.
-    text = {"fontsize": 8, "parse_math": False}
-    axes.set_xticks(range(width), columns, rotation=90, **text)
-    axes.set_yticks(range(rows), names, **text)
+    axes.set_xticks(range(width), columns, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(rows), names, fontsize=8, parse_math=False)
     axes.set_xlabel("class mapped to (cluster)")
     axes.set_ylabel("true class")
     if width <= 30:
