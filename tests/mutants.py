@@ -176,7 +176,6 @@ MUTANTS = (
         HEADS,
         "best = totals.argsort()[: config.heads].tolist()",
         "best = totals.argsort(descending=True)[: config.heads].tolist()",
-        (LOOPS, LEARNING),
     ),
     Mutant(
         "gradient ascent for heads alone",

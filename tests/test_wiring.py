@@ -14,7 +14,7 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py import training_loops
 from src_py.augmentation import PLAIN_VIEW, STRONG_VIEW, Augmentation
-from src_py.cluster_heads import head_steps
+from src_py.cluster_heads import head_steps, train_heads
 from src_py.clusters.number import ClusterNumberStudy
 from src_py.images.loaders import ResidentImages
 from src_py.losses import UNRELIABLE, ScanLoss, SelfLabelLoss, scan_loss
@@ -312,6 +312,22 @@ def test_heads_alone_see_an_image_and_a_neighbor_of_its_own():
     first, *_, last = (float(loss.total.detach().sum()) for loss in steps)
     assert torch.equal(shown[0], features[[4, 1, 5, 2]])
     assert last < first - 1
+
+
+def test_the_heads_of_lowest_loss_go_on():
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 5, generator=random)
+    pairs = NeighborPairs.of(torch.randint(40, (40, 3), generator=random).numpy(), CPU)
+    kept = {}
+    for count in (6, 2):
+        torch.manual_seed(0)
+        config = ScanConfig(run="mine", clusters=3, heads=count, candidate_heads=6, head_epochs=1)
+        session = TrainingSession(config, "scan", FLOAT32)
+        kept[count], epochs = train_heads(features, pairs, config, session)
+        assert epochs == 600  # of one step each
+    totals = pairs.loss(kept[6](features).detach(), config.entropy_weight).total
+    assert totals.tolist() == sorted(totals.tolist()) and totals[0] < totals[-1]
+    torch.testing.assert_close(kept[2](features), kept[6](features)[:2])
 
 
 def test_heads_are_judged_on_images_that_they_were_not_trained_on(monkeypatch):
