@@ -134,3 +134,20 @@ def test_what_only_classifies_loads_no_training_code(script):
 def test_options_have_types():
     texts = {name: source(name).read_text(encoding="utf-8") for name in all_modules()}
     assert not [name for name, text in texts.items() if "config: Any" in text]
+
+
+def test_a_step_reads_at_a_glance():
+    """A generator of steps is the algorithm from top to bottom, with nothing called back."""
+    tree = ast.parse(source("src_py.training_loops").read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    steps = [node for node in functions if node.name.endswith("_steps")]
+    assert {node.name for node in steps} == {
+        "simclr_steps",
+        "moco_steps",
+        "scan_steps",
+        "self_label_steps",
+    }
+    for node in steps:
+        assert node.end_lineno - node.lineno < 40, node.name
+    assert len(functions) == sum(isinstance(node, ast.FunctionDef) for node in tree.body)
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
