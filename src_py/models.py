@@ -245,7 +245,7 @@ def build_backbone(spec: BackboneSpec | TimmSpec) -> Backbone:
 
 
 def spec_from_dict(stored: dict) -> BackboneSpec | TimmSpec:
-    """The inverse of a spec's `as_dict`; what older checkpoints did not store is the default."""
+    """The inverse of a spec's `as_dict`."""
     return TimmSpec(**stored) if "timm_name" in stored else BackboneSpec(**stored)
 
 

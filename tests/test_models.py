@@ -40,11 +40,6 @@ def test_imagenet_stem_equals_torchvision(name, blocks, bottleneck):
     assert ours.feature_dim == theirs(images).shape[1]
 
 
-def test_a_spec_of_an_older_checkpoint_is_an_unfrozen_resnet18():
-    stored = {"width": 16, "channels": 1, "small_stem": True}
-    assert spec_from_dict(stored) == BackboneSpec(16, 1, True, (2, 2, 2, 2), False, False)
-
-
 def test_a_spec_survives_being_stored():
     spec = BackboneSpec(64, 3, False, blocks=(3, 4, 6, 3), bottleneck=True, frozen=True)
     assert spec_from_dict(spec.as_dict()) == spec

@@ -30,9 +30,9 @@ def merge_by_neighbors(
 ) -> list[tuple[int, ...]]:
     """Joins clusters, two groups at a time, until `groups` are left.
 
-    Joined are the two of which the smaller has the largest share of its neighbors in the other: a
-    kind that was split is split anyhow, so that its parts share most of their neighbors, and a
-    small kind of its own shares few.
+    Each time those two are joined of which the smaller has the largest share of its neighbors in
+    the larger. Parts of one kind have most of their neighbors in each other; a small cluster that
+    is a kind of its own has few in any other.
 
     Args:
         probabilities: (N, C), C at least `groups`.

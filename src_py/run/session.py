@@ -316,16 +316,11 @@ class TrainingSession:
         if not self.is_resumable:
             return 0
         content = load_checkpoint(self.files.partial(self.stage))
-        if state.keys() - content["state"].keys():
-            raise UserError(
-                f"{self.files.partial(self.stage)} is of an earlier version of this program; "
-                f"add --restart to begin again"
-            )
         for name, part in state.items():
             part.load_state_dict(content["state"][name])
         self.history = content["history"]
-        self._started -= content.get("seconds", 0.0)
-        self._ends = content.get("ends")
+        self._started -= content["seconds"]
+        self._ends = content["ends"]
         self.say(f"{self.stage}: continuing after epoch {content['next_epoch']}")
         return content["next_epoch"]
 
