@@ -190,6 +190,13 @@ MUTANTS = (
         "skipped = torch.zeros(())",
     ),
     Mutant(
+        "self-labelling never steps",
+        LOOP,
+        "        descend(optimizer, loss, skipped)\n",
+        "",
+        (LOOPS,),
+    ),
+    Mutant(
         "the student teaches in the teacher's place",
         LOOP,
         "weak_logits = teacher(weak)",
