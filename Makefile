@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	$(BIN)/python evaluate.py --run $(RUN)
 	$(BIN)/python predict.py --run $(RUN) --gallery --out out/$(RUN)
 
-# A folder from the first stage to the gallery. What is finished is not done again, and what was
+# A folder from the first stage to the gallery. Training that is finished is not done again, and what was
 # interrupted goes on. Also: INIT=resnet18 (weights to start from), MINUTES=60 (for the four stages
 # together), CLUSTERS=12 (otherwise the number that choose_clusters.py recommends; a number that
 # scan.py has begun with stays).

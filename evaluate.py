@@ -39,6 +39,12 @@ def main(config: EvaluateConfig) -> None:
         for stage in CLASSIFIERS
         if files.is_current(stage)
     }
+    for stage in CLASSIFIERS:
+        if files.output(stage).exists() and stage not in classifiers:
+            print(
+                f"{files.output(stage)} was made from other files than those of now, and is left "
+                f"out; run again: python {stage}.py {files.option}"
+            )
     cluster_names = {
         stage: load_cluster_names(files, content["clusters"])
         for stage, (_, content) in classifiers.items()

@@ -73,7 +73,8 @@ def merged_by_neighbors(
     lowest = [group[0] for group in groups]  # where a group's probability is
     _, probabilities = classifier.outputs(images.loader)
     probabilities = cluster_names.merged(probabilities)[:, lowest]
-    found = merge_by_neighbors(probabilities, np.load(files.neighbors), merge_to)
+    neighbors = np.load(files.require(files.neighbors, "extract_features"))
+    found = merge_by_neighbors(probabilities, neighbors, merge_to)
     return [tuple(lowest[place] for place in group) for group in found if len(group) > 1]
 
 

@@ -14,7 +14,7 @@ def main(config: MoCoConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import torch
 
-    from src_py.images.run_images import settle_images
+    from src_py.images.run_images import settle_images, settled
     from src_py.models import BackboneSpec, ContrastiveModel
     from src_py.run.checkpoints import contrastive_content
     from src_py.run.hardware import choose_hardware
@@ -27,6 +27,7 @@ def main(config: MoCoConfig) -> None:
         return
 
     settings, images = settle_images(config, PRESETS[config.preset], hardware)
+    session.remembered = settled(config, settings)
 
     torch.manual_seed(config.seed)
     spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)

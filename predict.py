@@ -76,7 +76,8 @@ def show_training_images(
     images = open_mined(files, classifier.settings, classifier.hardware, config.loading)
     page = config.out / "gallery.html"
     shown = show_images(images.loader, images.names, classifier)
-    shown.write(page, config.run, cluster_names, np.load(files.neighbors))
+    neighbors = np.load(files.require(files.neighbors, "extract_features"))
+    shown.write(page, config.run, cluster_names, neighbors)
     print(f"{page}: open it in a browser, and name the clusters")
 
 

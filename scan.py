@@ -16,7 +16,7 @@ def main(config: ScanConfig) -> None:
     import torch
 
     from src_py import cluster_heads, neighbor_pairs, training_loops
-    from src_py.clusters import calibration, guard, names
+    from src_py.clusters import calibration, guard
     from src_py.images import run_images
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.run import checkpoints
@@ -39,8 +39,6 @@ def main(config: ScanConfig) -> None:
 
     torch.manual_seed(config.seed)
     backbone = checkpoints.load_contrastive(pretext).backbone
-    if not session.is_resumable:
-        names.set_aside(files.checkpoints / names.LABELS_FILE)
     if config.head_epochs and not session.is_resumable:
         heads, head_epochs = cluster_heads.train_heads(features, pairs, config, session)
     else:

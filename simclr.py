@@ -17,7 +17,7 @@ def main(config: SimCLRConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import torch
 
-    from src_py.images.run_images import settle_images
+    from src_py.images.run_images import settle_images, settled
     from src_py.models import BackboneSpec, ContrastiveModel
     from src_py.run.checkpoints import contrastive_content
     from src_py.run.hardware import choose_hardware
@@ -35,6 +35,7 @@ def main(config: SimCLRConfig) -> None:
         channels, on_cpu = config.channels or preset.channels, hardware.device.type == "cpu"
         preset = pretrained_preset(config.init, preset, channels, on_cpu)
     settings, images = settle_images(config, preset, hardware)
+    session.remembered = settled(config, settings)
 
     torch.manual_seed(config.seed)
     if config.init:

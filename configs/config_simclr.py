@@ -15,7 +15,7 @@ class SimCLRConfig(TrainingConfig):
     learning_rate: float = 0.4  # peak, for a batch of 512; in proportion to the actual batch
     weight_decay: float = 1e-4  # L2 penalty
     momentum: float = 0.9  # of SGD
-    warmup_epochs: int = 0  # epochs of linear rise to the peak, before the cosine
+    warmup_epochs: int = 0  # of linear rise to the peak, before the cosine; at most half of all
     temperature: float = 0.1  # of NT-Xent
     width: int = 64  # channels of ResNet-18's first stage; 64 gives 512-d (--init has its own)
     projection_dim: int = 128  # output of the projection head

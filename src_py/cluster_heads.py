@@ -104,9 +104,9 @@ def train_heads(
     epochs, seconds = fit_head_epochs(asked, steps, trained, trial, config, session)
     if seconds is not None:
         session.end_training_in(seconds)
-    for _ in range(epochs):
-        if session.time_used >= 1:
-            break
+    trained_epochs = 0
+    while trained_epochs < epochs and session.time_used < 1:
+        trained_epochs += 1
         batches = shuffled_batches(len(features), batch_size, generator)
         for _ in steps(**trained, batches=batches, generator=generator):
             pass
@@ -114,8 +114,8 @@ def train_heads(
         totals = pairs.loss(heads(features), config.entropy_weight, config.evenness).total
     best = totals.argsort()[: config.heads].tolist()
     session.say(
-        f"heads: {len(totals)} trained on the stored features for {epochs} epochs, "
+        f"heads: {len(totals)} trained on the stored features for {trained_epochs} epochs, "
         f"losses {totals.min():.3f} to {totals.max():.3f}, {len(best)} go on"
         + (f", {sum(h % 2 == 0 for h in best)} from prototypes" if config.prototypes else "")
     )
-    return heads.keep(best), epochs
+    return heads.keep(best), trained_epochs

@@ -2,7 +2,7 @@
 
 A generator takes what it trains, batches of (row numbers, uint8 images), a random generator and the
 options, and yields what each step measured. The same generators serve `--minutes`, which times
-them on a copy (schedule.plan), benchmark.py and the tests.
+them on a copy (planning.plan), benchmark.py and the tests.
 """
 
 import copy

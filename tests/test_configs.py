@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from configs import MODULES, REQUIREMENTS
 from configs.base_config import as_flag
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_moco import MoCoConfig
@@ -271,3 +272,53 @@ def test_memory_that_runs_out_ends_in_one_line(monkeypatch, capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "out of memory" in line and "--batch-size" in line and "same command" in line
+
+
+def test_all_packages_that_are_required_are_asked_for():
+    required = re.findall(r"^[\w-]+", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert list(MODULES) == required
+
+
+@pytest.mark.parametrize("option", ["--run", "--data"])
+def test_an_empty_name_is_refused(command_line, option):
+    """As that of a shell variable that is not set; it would mean the folder one stands in."""
+    with pytest.raises(UserError, match=f"{option}: is empty"):
+        command_line("simclr", option, "")
+
+
+def test_a_run_of_a_named_set_remembers_its_folder(command_line, tmp_path):
+    settings = {"root": str(tmp_path / "idx"), "source": "mnist"}
+    remembered = {"preset": "mnist", "recipe": "best", "minutes": None, "settings": settings}
+    write_json(RunFiles("mine").data, remembered)
+    assert command_line("simclr", "--run", "mine", "--restart").data == tmp_path / "idx"
+    settings["root"] = str(tmp_path / "data")  # where sets are downloaded to
+    write_json(RunFiles("mine").data, remembered)
+    assert command_line("simclr", "--run", "mine", "--restart").data is None
+
+
+def test_a_damaged_record_is_one_line(command_line):
+    RunFiles("mine").checkpoints.mkdir(parents=True)
+    RunFiles("mine").data.write_text("{bad")
+    with pytest.raises(UserError, match=r"data\.json is damaged"):
+        command_line("scan", "--run", "mine")
+
+
+def test_what_to_do_after_an_interruption_is_true(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(config_class, script, *arguments):
+        def main(_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            run_script_function(config_class, script, main, None)
+        assert ended.value.code == 130
+        return capsys.readouterr().err
+
+    assert "the same command goes on" in interrupted(ScanConfig, "scan")
+    assert "begins again" in interrupted(ScanConfig, "scan", "--restart")
+    RunFiles("digits").checkpoints.mkdir(parents=True)
+    RunFiles("digits").partial("scan").touch()
+    assert "without --restart goes on" in interrupted(ScanConfig, "scan", "--restart")
+    assert "begins again" in interrupted(ExtractFeaturesConfig, "extract_features")

@@ -226,3 +226,29 @@ def test_predict_refuses_what_it_cannot_classify(run_script, photo_folder, tmp_p
     told = run_script("predict.py", "--run", "mine", tmp_path / "text.png", status=2).stderr
     assert "none of the 1 files can be read" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_first_stage_that_fails_leaves_the_run_as_it_was(run_script, photo_folder, tmp_path):
+    run = ("--data", photo_folder, "--run", "mine", "--width", "4", *TINY)
+    run_script("simclr.py", *run)
+    before = (tmp_path / "ckp" / "mine" / "data.json").read_bytes()
+    again = ("--restart", "--image-size", "8", "--use-unlabelled")
+    assert "no unlabelled part" in run_script("simclr.py", *run, *again, status=2).stderr
+    assert (tmp_path / "ckp" / "mine" / "data.json").read_bytes() == before
+    assert "finished already" in run_script("simclr.py", *run).stdout
+
+
+def test_what_evaluate_leaves_out_is_told(run_script, photo_folder, tmp_path):
+    run_script("simclr.py", "--data", photo_folder, "--run", "mine", "--width", "4", *TINY)
+    run_script("extract_features.py", "--run", "mine", "--neighbors", "5", "--device", "cpu")
+    told = run_script("evaluate.py", "--run", "mine", "--device", "cpu").stdout
+    assert "no classifier yet" in told and "None" not in told
+    few = ("--clusters", "4", "--head-epochs", "1", "--candidate-heads", "2", "--heads", "1")
+    run_script("scan.py", "--run", "mine", *few, *TINY)
+    run_script("extract_features.py", "--run", "mine", "--neighbors", "4", "--device", "cpu")
+    told = run_script("evaluate.py", "--run", "mine", "--device", "cpu").stdout
+    assert "ckp/mine/scan.pt was made from other files" in told
+    assert "python scan.py --run mine" in told
+    (tmp_path / "ckp" / "mine" / "rows.csv").unlink()
+    (line,) = run_script("predict.py", "--run", "mine", "--gallery", status=2).stderr.splitlines()
+    assert "run first: python extract_features.py --run mine" in line

@@ -369,3 +369,9 @@ def test_a_stage_that_goes_on_keeps_its_schedule(monkeypatch, tmp_path):
     assert planning.plan(None, {}, black_images(64), config, session) == begun
     with pytest.raises(UserError, match="begun with 64 images, now 65"):
         planning.plan(None, {}, black_images(65), config, session)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (3, 1), (10, 5), (200, 10)])
+def test_a_short_training_still_has_time_to_come_down(epochs, warmup):
+    config = SimCLRConfig(run="mine", epochs=epochs, warmup_epochs=10)
+    assert planning.asked_for(config, images=100).warmup_epochs == warmup

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from configs.config_scan import ScanConfig
+from src_py.clusters.names import LABELS_FILE
 from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, read_json, write_atomically
@@ -263,3 +264,24 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert load_checkpoint(path)["value"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_of_clusters_stay_until_the_classifier_is_replaced(capsys):
+    train(options())
+    names = RunFiles("mine").checkpoints / LABELS_FILE
+    names.write_text("{}")
+    session = TrainingSession(options(restart=True), "scan", choose_hardware("cpu"))
+    assert names.exists()  # heads are trained now, or Ctrl-C is pressed
+    session.begin()
+    assert not names.exists() and names.with_name("labels.old.json").exists()
+    assert not RunFiles("mine").output("scan").exists()
+
+
+def test_what_a_run_remembers_is_written_when_its_old_network_is_gone():
+    train(options(), stage="simclr")
+    session = TrainingSession(options(restart=True), "simclr", choose_hardware("cpu"))
+    session.remembered = {"preset": "digits"}
+    assert not RunFiles("mine").data.exists() and RunFiles("mine").output("simclr").exists()
+    session.begin()
+    assert read_json(RunFiles("mine").data) == {"preset": "digits"}
+    assert not RunFiles("mine").output("simclr").exists()

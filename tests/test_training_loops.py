@@ -165,7 +165,7 @@ def test_heads_alone_end_when_they_are_late(monkeypatch):
     begun = clock.now
     _, epochs = cluster_heads.train_heads(torch.randn(tiny.size, 4), pairs, config, session)
     # 0.7 s are measured; 0.3 of half of 60 s less that and 5 s are then planned for.
-    assert epochs == 81
+    assert epochs == 20  # that are trained of the 81 planned
     assert clock.now - begun == pytest.approx(0.7 + 0.15 * 54.3, abs=1)
     assert session.time_used == 1
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,11 @@ from src_py.images.loaders import (
 from src_py.images.report import Duplicate, describe_files, find_duplicates
 from src_py.images.statistics import measure_mean_std
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, load_json, write_json, write_table
+from src_py.run.files import DOWNLOAD_FOLDER, RunFiles, load_json, write_table
 from src_py.run.hardware import Hardware
 from src_py.run.stages import PRETEXTS
 
 FEWEST_IMAGES = 32
-DOWNLOAD_FOLDER = Path("data")
 LARGEST_SIDE_ON_CPU = 64  # px: above it one epoch of a small folder takes hours on a laptop
 LARGEST_SIDE = 224  # px
 NETWORK_BYTES = 45e6  # of the weights of ResNet-18 at width 64, float32
@@ -62,7 +62,7 @@ class OpenedImages:
 def settle_images(
     config: SimCLRConfig, preset: Preset, hardware: Hardware
 ) -> tuple[DataSettings, ImageLoader]:
-    """Decides how the images are seen, opens the training split, and writes the settings down.
+    """Decides how the images are seen, and opens the training split.
 
     Raises:
         UserError: when there are fewer than 32 readable images, or no room for what the run writes.
@@ -84,13 +84,17 @@ def settle_images(
         )
     mean, std = _statistics(preset, channels, opened.read)
     settings = replace(draft, mean=mean, std=std)
-    written = {name: getattr(config, name) for name in ("preset", "recipe", "minutes")}
-    written["settings"] = asdict(settings)
-    write_json(config.files.data, written)
-    _report(config.files, settings, opened)
+    loader = opened.loader
     if config.use_unlabelled:
-        return settings, _with_unlabelled(config.files, settings, opened.loader, hardware)
-    return settings, opened.loader
+        loader = _with_unlabelled(config.files, settings, loader, hardware)
+    _report(config.files, settings, opened)
+    return settings, loader
+
+
+def settled(config: SimCLRConfig, settings: DataSettings) -> dict[str, Any]:
+    """What the run remembers for its later stages, in data.json, once its first one has begun."""
+    remembered = {name: getattr(config, name) for name in ("preset", "recipe", "minutes")}
+    return remembered | {"settings": asdict(settings)}
 
 
 def load_settings(files: RunFiles) -> DataSettings:
@@ -126,13 +130,6 @@ def open_mined(
     opened = open_train(files, settings, hardware, loading)
     require_rows(files, opened.names)
     return opened
-
-
-def open_test(
-    files: RunFiles, settings: DataSettings, hardware: Hardware, loading: Loading = "auto"
-) -> OpenedImages | None:
-    """The images that are held out, or None where the source has none."""
-    return open_split(files, settings, "test", hardware, loading)
 
 
 def open_split(
@@ -217,13 +214,23 @@ def require_enough_images(images: int, clusters: int) -> None:
         )
 
 
+def read_rows(files: RunFiles) -> list[str]:
+    """The image of each row of features.npy and neighbors.npy.
+
+    Raises:
+        UserError: naming the command when they have not been made.
+    """
+    rows = files.require(files.rows, "extract_features")
+    with rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [row["path"] for row in csv.DictReader(file)]
+
+
 def require_rows(files: RunFiles, names: Sequence[str]) -> None:
     """
     Raises:
         UserError: when the images are not those that neighbors.npy was made from.
     """
-    with files.rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        mined = [row["path"] for row in csv.DictReader(file)]
+    mined = read_rows(files)
     if mined != list(names):
         raise UserError(
             f"run '{files.run}': the images have changed since {files.neighbors} was made "

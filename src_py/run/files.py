@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_ROOT = Path("ckp")
 LOG_ROOT = Path("logs")
+DOWNLOAD_FOLDER = Path("data")  # of the sets that have names
 
 # Options that say how or where to compute, not what: they may change when a stage is resumed. The
 # folder is among them because the run itself remembers it (data.json).
@@ -181,8 +182,17 @@ def write_json(path: Path, content: dict | list) -> None:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The content of `path`, which must be there."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The content of `path`, which must be there.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, and run the stage that makes it again"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

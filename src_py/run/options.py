@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from configs.base_config import RunConfig, ScriptConfig, as_flag
+from configs.base_config import RunConfig, ScriptConfig, TrainingConfig, as_flag
 from configs.presets import (
     BEST_RECIPE,
     DEFAULT_PRESET,
@@ -25,7 +25,7 @@ from configs.presets import (
     SMALL_GREY_PRESET,
 )
 from src_py.run.errors import UserError, is_out_of_memory
-from src_py.run.files import FREE_OPTIONS, RunFiles, read_json
+from src_py.run.files import DOWNLOAD_FOLDER, FREE_OPTIONS, RunFiles, read_json
 from src_py.run.stages import PRETEXTS
 
 STARTED = time.monotonic()  # the script; what it imports and reads before it trains counts too
@@ -64,14 +64,25 @@ def run_script(
             raise
         _end(
             script,
-            "out of memory; close other programs and give the same command, which goes on from "
-            "the last state that was stored, or begin again with --restart and a lower "
-            "--batch-size",
+            f"out of memory; close other programs, then {_how_to_go_on(script, config_class)}, or "
+            f"lower --batch-size",
         )
     except KeyboardInterrupt:
-        hint = " without --restart" if "--restart" in sys.argv else ""
-        print(f"{script}.py: interrupted; the same command{hint} goes on", file=sys.stderr)
+        hint = _how_to_go_on(script, config_class)
+        print(f"{script}.py: interrupted; {hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def _how_to_go_on(script: str, config_class: type[Config]) -> str:
+    """What the same command does after a stage has been stopped, in words."""
+    if not issubclass(config_class, TrainingConfig):
+        return "the same command begins again"
+    if "--restart" not in sys.argv:
+        return "the same command goes on"
+    run = _choose_run(script, _early_options(sys.argv[1:]))["run"]
+    if RunFiles(run).partial(script).exists():
+        return "the same command without --restart goes on"
+    return "the same command begins again"
 
 
 def parse(
@@ -104,6 +115,8 @@ def parse(
         config = dataclasses.replace(config, **settled)
         known = "run" if config.files.data.exists() else "default"
         origins |= {name: known for name in settled if origins[name] != COMMAND_LINE}
+        if known == "default" and early.data and early.preset is None:
+            origins["preset"] = "images"
     return config, origins
 
 
@@ -161,6 +174,9 @@ def _choose_run(script: str, early: Early) -> dict[str, Any]:
         raise UserError(
             f"--recipe {early.recipe}: no such recipe; known: {BEST_RECIPE}, {PAPER_RECIPE}"
         )
+    for name in ("run", "data"):
+        if getattr(early, name) == "":
+            raise UserError(f"--{name}: is empty")
     folder = Path(early.data).resolve().name if early.data else None
     run = early.run or (folder if early.preset is None else early.preset) or DEFAULT_PRESET
     if Path(run).name != run or run.startswith("."):
@@ -176,11 +192,12 @@ def _choose_run(script: str, early: Early) -> dict[str, Any]:
                 f"{getattr(early, name)}: choose another --run"
             )
     if early.data and not (script in PRETEXTS and early.restart):
-        _require_same_folder(run, stored["settings"]["root"], early.data)
+        _require_same_folder(run, stored["settings"], early.data)
     return {"run": run, "preset": stored["preset"], "recipe": stored["recipe"]}
 
 
-def _require_same_folder(run: str, root: str | None, typed: str) -> None:
+def _require_same_folder(run: str, settings: dict[str, Any], typed: str) -> None:
+    root = settings["root"] or settings["source"]
     if root != str(Path(typed).expanduser().resolve()):
         raise UserError(
             f"run '{run}' was begun with the images in {root}, now --data {typed}: "
@@ -227,7 +244,7 @@ def _layers(
         return
     given = {k: v for k, v in stored["config"].items() if k in values and k not in FREE_OPTIONS}
     if given.get("minutes") != minutes and files.is_stale(script):
-        given["minutes"] = minutes  # the first stage has been given others since
+        given["minutes"] = minutes  # it begins again, in the time that the run has now
     yield "run", {name: _as_typed(value, values[name]) for name, value in given.items()}
 
 
@@ -242,8 +259,10 @@ def _as_typed(value: Any, default: Any) -> Any:
 def _folder(config: RunConfig) -> Path | None:
     """The folder of images, where there is one: as typed, or as the run remembers it."""
     settings = (read_json(config.files.data) or {}).get("settings", {})
-    if config.data is None and settings.get("source") == "folder":
-        return Path(settings["root"])
+    root = settings.get("root")
+    # Where a set was downloaded is no choice of its own.
+    if config.data is None and root is not None and Path(root) != DOWNLOAD_FOLDER.resolve():
+        return Path(root)
     return None if config.data is None else config.data.expanduser().resolve()
 
 

@@ -83,7 +83,7 @@ def asked_for(config: TrainingConfig, images: int, head_epochs: int = 0) -> Sche
         config.epochs,
         min(config.images_per_epoch or images, images),
         config.batch_size,
-        getattr(config, "warmup_epochs", 0),
+        min(getattr(config, "warmup_epochs", 0), config.epochs // 2),
         getattr(config, "ema_decay", 0.0),
         head_epochs,
     )
@@ -246,8 +246,8 @@ def _with_half_of_the_batch(schedule: Schedule, session: TrainingSession) -> Sch
     fitting = min(schedule.batch_size, schedule.images_per_epoch) // 2
     if fitting < SMALLEST_THAT_TRAINS:
         raise UserError(
-            f"{session.stage}: the memory does not suffice for two images: "
-            f"lower --image-size or --width of simclr.py, or close other programs"
+            "the memory does not suffice for two images: "
+            "lower --image-size or --width of simclr.py, or close other programs"
         )
     session.say(
         f"{session.stage}: the memory does not suffice for a batch of {schedule.batch_size}: "

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from configs.base_config import TrainingConfig
 from src_py.augmentation import Augmentation
 from src_py.clusters.health import ClusterHealth
+from src_py.clusters.names import LABELS_FILE, set_aside
 from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import (
@@ -76,6 +77,7 @@ class TrainingSession:
         self._started = time.monotonic() if started is None else started
         self.start_up = self.seconds
         self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
+        self.remembered: dict[str, Any] | None = None  # of the images, by the first stage alone
         self._made_from = hashes(made_from)
         self._begins_again = config.restart or self._is_stale()
         self._options = recorded(config)
@@ -265,6 +267,7 @@ class TrainingSession:
         Args:
             schedule: of the training; None where nothing is trained.
         """
+        goes_on = self.is_resumable
         if self._begins_again:
             self.files.output(self.stage).unlink(missing_ok=True)
             self.files.partial(self.stage).unlink(missing_ok=True)
@@ -272,6 +275,10 @@ class TrainingSession:
             for other in set(PRETEXTS) - {self.stage}:
                 self.files.partial(other).unlink(missing_ok=True)
                 self.files.config(other).unlink(missing_ok=True)
+        if self.stage == "scan" and not goes_on:
+            set_aside(self.files.checkpoints / LABELS_FILE)
+        if self.remembered is not None:
+            write_json(self.files.data, self.remembered)
         begun = {
             "made_from": self._made_from,
             "hardware": str(self.hardware),

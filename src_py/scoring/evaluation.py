@@ -118,7 +118,8 @@ def as_table(run: str, result: dict) -> str:
         if "neighbor_accuracy" in result:
             lines.append(f"neighbors of the same class: {result['neighbor_accuracy']:.3f}")
     else:
-        lines.append(f"run {run}: {result['clusters']} clusters, no labels: label-free scores")
+        found = f"{result['clusters']} clusters" if result["clusters"] else "no classifier yet"
+        lines.append(f"run {run}: {found}, no labels: label-free scores")
     for name in splits:
         for stage, summary in result["label_free"][name].items():
             lines.append(
