@@ -102,7 +102,7 @@ results-parts: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset digits --seeds 0,1,2,3,4 --out results/parts \
 	    --variants no-mutual,no-prototypes,no-heads-first,no-reliable,no-teacher
 
-# The setting in which the authors' code was run beside this one: digits in colour at 16 px, CIFAR-10's views.
+# A short schedule for both recipes: digits in colour at 16 px, CIFAR-10's views.
 results-side-by-side: $(VENV)/installed
 	$(BIN)/python -m src_py.research.digit_folders split out/digits-tree
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data out/digits-tree \

@@ -34,15 +34,26 @@ STAGES = {
 
 
 @pytest.fixture
-def command_line(monkeypatch, tmp_path):
-    """Parses arguments for a stage, in an empty folder."""
+def parsed(monkeypatch, tmp_path):
+    """Parses arguments for a stage, in an empty folder: its configuration and their origins."""
     monkeypatch.chdir(tmp_path)
 
     def parse_arguments(stage, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{stage}.py", *arguments])
-        return parse(STAGES[stage], stage, None)[0]
+        return parse(STAGES[stage], stage, None)
 
     return parse_arguments
+
+
+@pytest.fixture
+def command_line(parsed):
+    return lambda stage, *arguments: parsed(stage, *arguments)[0]
+
+
+@pytest.fixture
+def origins(parsed):
+    """Where the values of a stage's options come from."""
+    return lambda stage, *arguments: parsed(stage, *arguments)[1]
 
 
 def test_no_arguments_mean_the_digits(command_line):
@@ -195,18 +206,6 @@ def test_no_help_text_is_cut_off(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     for line, following in itertools.pairwise(lines):
         assert not (re.match(r" {4}\w+: .*#", line) and re.match(r" {4}#", following)), line
-
-
-@pytest.fixture
-def origins(monkeypatch, tmp_path):
-    """Where the values of a stage's options come from, for some arguments, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def origins_of(stage, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{stage}.py", *arguments])
-        return parse(STAGES[stage], stage, None)[1]
-
-    return origins_of
 
 
 def test_each_value_has_its_origin(origins):

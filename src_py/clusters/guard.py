@@ -173,17 +173,10 @@ def keep_scan_or_kmeans(
     session: TrainingSession,
 ) -> tuple[str, dict[str, float]]:
     """Which of 'scan' and 'kmeans' is kept, and the evidence for each (balanced_information)."""
+    views = (images, neighbors, config.augment, session.hardware)
     information = {
-        name: balanced_information(
-            candidate.model,
-            candidate.logits,
-            images,
-            neighbors,
-            config.augment,
-            session.hardware,
-            session.generator(epoch=-3),
-        )
-        for name, candidate in candidates.items()
+        name: balanced_information(each.model, each.logits, *views, session.generator(epoch=-3))
+        for name, each in candidates.items()
     }
     return choose_scan_or_kmeans(information, config.guard, session.say), information
 
@@ -196,15 +189,9 @@ def keep_scan_or_self_labelled(
     session: TrainingSession,
 ) -> tuple[str, dict[str, float]]:
     """Which of 'scan' and 'selflabel' is kept, and the evidence for each (view_information)."""
+    views = (images, neighbors, config.strong_augment, session.hardware)
     information = {
-        name: view_information(
-            model,
-            images,
-            neighbors,
-            config.strong_augment,
-            session.hardware,
-            session.generator(epoch=-1),
-        )
+        name: view_information(model, *views, session.generator(epoch=-1))
         for name, model in candidates.items()
     }
     return choose_by_views(information, config.guard, session.say), information

@@ -16,8 +16,8 @@ from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
 from src_py.clusters.names import LABELS_FILE
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json, write_json
+from src_py.run.stages import CLASSIFIERS, PRETEXTS, chain
 
-STAGES = ("simclr", "extract_features", "scan", "selflabel")
 SCORES = ("acc", "nmi", "ari")
 # What the pretext and the mining leave: a variant that changes only later stages begins with it.
 SHARED: tuple[str, ...] = ("data.json", "simclr.json", "pretext.pt", "extract_features.json")
@@ -43,8 +43,8 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     source = _pretext_source(config, setting, pattern)
     if source:
         _copy_pretext(source, files, recipe)
-    for stage in STAGES:
-        if source and stage in STAGES[:2]:
+    for stage in chain():
+        if source and stage not in CLASSIFIERS:
             continue
         options = ["--run", files.run, "--device", config.device]
         if stage == "simclr":
@@ -109,7 +109,7 @@ def as_headlines(name: str, summary: dict) -> list[str]:
             continue
         scores = {
             method: summary[recipe][method].get("test acc", summary[recipe][method]["train acc"])
-            for method in ("kmeans", "scan", "selflabel")
+            for method in ("kmeans", *CLASSIFIERS)
         }
         cells = [mean_and_spread(values) for values in scores.values()]
         final = scores["selflabel"]
@@ -174,7 +174,7 @@ def _run(script: str, options: list[str]) -> None:
 def _training_seconds(files: RunFiles) -> float:
     """Of all epochs of all stages, as logged: also right for a run that was interrupted."""
     total = 0.0
-    for log in (files.log(stage) for stage in ("simclr", "moco", "scan", "selflabel")):
+    for log in (files.log(stage) for stage in (*PRETEXTS, *CLASSIFIERS)):
         if log.exists():
             with log.open(newline="", encoding="utf-8") as file:
                 total += sum(float(row["seconds"]) for row in csv.DictReader(file))
@@ -188,7 +188,7 @@ def _keep(files: RunFiles, pretext: str, out: Path) -> None:
     for log in (*files.logs.glob("*.csv"), files.logs / "contact_sheet.png", *names):
         shutil.copy2(log, out / log.name)
     hardware = ""
-    for stage in (pretext, *STAGES[1:]):
+    for stage in chain(pretext):
         stored = load_json(files.config(stage))
         if stored["config"].get("data"):
             stored["config"]["data"] = Path(stored["config"]["data"]).name

@@ -21,7 +21,7 @@ ABOUT = {
     "parts": "Both recipes on digits with five seeds, and each part of `best` left out in turn "
     "(`make results-parts`).",
     "side-by-side": "The same digits in colour with CIFAR-10's views and a short schedule (20 + 10 "
-    "+ 10 epochs), in which the authors' code has been run too (`make results-side-by-side`).",
+    "+ 10 epochs) (`make results-side-by-side`).",
     "digits-png": "All 1,797 digits as 8 px PNG files in one folder, nothing but `--data` given "
     "(`small_grey` is found); scored on these same images (`make results-folder`).",
     "digits-long-tail": "Digits of which the most frequent is ten times as frequent as the rarest "

@@ -25,7 +25,7 @@ DOWNLOAD_FOLDER = Path("data")  # of the sets that have names
 # Options that say how or where to compute, not what: they may change when a stage is resumed. The
 # folder is among them because the run itself remembers it (data.json).
 FREE_OPTIONS = frozenset(
-    {"show_config", "data", "device", "loading", "restart", "tensorboard", "checkpoint_seconds"}
+    {"data", "device", "loading", "restart", "tensorboard", "checkpoint_seconds"}
 )
 
 
@@ -54,11 +54,11 @@ class RunFiles:
 
     @property
     def features(self) -> Path:
-        return self.checkpoints / "features.npy"
+        return self.outputs("extract_features")[0]
 
     @property
     def neighbors(self) -> Path:
-        return self.checkpoints / "neighbors.npy"
+        return self.outputs("extract_features")[1]
 
     @property
     def rows(self) -> Path:
