@@ -11,8 +11,10 @@ from dataclasses import dataclass
 class Augmentation:
     """The parts of one random view, in the order in which `random_view` applies them.
 
-    Every default is neutral: `Augmentation()` only resizes. Raises ValueError for a value outside
-    the range in which it has a meaning.
+    Every default is neutral: `Augmentation()` only resizes.
+
+    Raises:
+        ValueError: for a value outside the range in which it has a meaning.
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)  # area of the crop, fraction of the image's area

@@ -64,7 +64,11 @@ def load_images(
 
 
 def needed_root(source: str, root: Path | None) -> Path:
-    """`root`, of a source that is read from there. Raises UserError when there is none."""
+    """`root`, of a source that is read from there.
+
+    Raises:
+        UserError: when there is none.
+    """
     if root is None:
         raise UserError(f"the data source {source!r} needs a folder: give one with --data")
     return root
@@ -74,7 +78,10 @@ def choose_image_size(paths: list[Path], limit: int) -> int:
     """A side in px that suits these files: the largest standard one that adds little detail.
 
     That is the largest of IMAGE_SIZES that is at most `limit` and at most 1.25 x the median
-    shorter side, over the headers of up to 200 files. Raises UserError if no header is readable.
+    shorter side, over the headers of up to 200 files.
+
+    Raises:
+        UserError: when no header is readable.
     """
     sides: list[int] = []
     for index in np.random.default_rng(0).permutation(len(paths)):
@@ -124,7 +131,8 @@ def _load_named_set(
 def open_torchvision_set(source: str, root: Path, split: str) -> Any:
     """The torchvision dataset behind `source`, downloaded into `root` if it is not there.
 
-    Raises UserError when the files are neither there nor to be had.
+    Raises:
+        UserError: when the files are neither there nor to be had.
     """
     from src_py.run import torchvision_compat  # noqa: F401  (must precede torchvision)
 
@@ -163,7 +171,11 @@ def find_idx(root: Path, split: str, kind: str) -> Path | None:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in an IDX file, gzipped or not. Raises UserError when it is damaged."""
+    """The uint8 array in an IDX file, gzipped or not.
+
+    Raises:
+        UserError: when it is damaged.
+    """
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":

@@ -36,8 +36,12 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     z, which are L2-normalised here. The positive stays in the denominator, self does not; with
     B = 1 the positive is the whole denominator and the loss is 0.
 
-    first, second: (B, D) projections, row i of both from image i. temperature: t > 0.
-    Raises ValueError for other shapes, an empty batch or a temperature that is not positive.
+    Args:
+        first, second: (B, D) projections, row i of both from image i.
+        temperature: t > 0.
+
+    Raises:
+        ValueError: for other shapes, an empty batch or a temperature that is not positive.
     """
     _check_pair("first", first, "second", second, ranks=(2,))
     if not temperature > 0:
@@ -58,8 +62,12 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
     l(i) = -log( exp(q_i.k_i / t) / sum_j exp(q_i.k_j / t) ), where j runs over the keys of the
     batch and those in the queue. No gradient reaches keys and queue.
 
-    queries, keys: (B, D), row i of both from image i; L2-normalised here. queue: (K, D), unit rows.
-    Raises ValueError for other shapes, an empty batch or a temperature that is not positive.
+    Args:
+        queries, keys: (B, D), row i of both from image i; L2-normalised here.
+        queue: (K, D), unit rows.
+
+    Raises:
+        ValueError: for other shapes, an empty batch or a temperature that is not positive.
     """
     _check_pair("queries", queries, "keys", keys, ranks=(2,))
     if not temperature > 0:
@@ -83,8 +91,11 @@ def scan_loss(
     only as far as the entropy of their sizes falls short of that share of its maximum.
     All in log space, so that saturated logits need no epsilon and keep their gradient.
 
-    anchor_logits, neighbor_logits: (B, C) -> scalars, or (H, B, C) -> (H,) tensors.
-    Raises ValueError for other shapes or an empty batch.
+    Args:
+        anchor_logits, neighbor_logits: (B, C) -> scalars, or (H, B, C) -> (H,) tensors.
+
+    Raises:
+        ValueError: for other shapes or an empty batch.
     """
     _check_pair("anchor_logits", anchor_logits, "neighbor_logits", neighbor_logits, ranks=(2, 3))
     with _no_autocast(anchor_logits):
@@ -115,8 +126,12 @@ def self_label_loss(
       loss = sum_{kept} w_i l_i / sum_{kept} w_i
     When nothing is kept the loss is 0 and its gradient is 0. No gradient reaches weak_logits.
 
-    weak_logits, strong_logits: (B, C). reliable: (B,) int64, UNRELIABLE (-1) where there is none.
-    Raises ValueError for other shapes or an empty batch.
+    Args:
+        weak_logits, strong_logits: (B, C).
+        reliable: (B,) int64, UNRELIABLE (-1) where there is none.
+
+    Raises:
+        ValueError: for other shapes or an empty batch.
     """
     _check_pair("weak_logits", weak_logits, "strong_logits", strong_logits, ranks=(2,))
     with _no_autocast(strong_logits):

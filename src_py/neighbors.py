@@ -31,8 +31,9 @@ DUPLICATE = 1 - 1e-6  # cosine similarity above which two rows count as the same
 def l2_normalize(features: np.ndarray) -> np.ndarray:
     """(N, D) features of any real dtype -> (N, D) float32 rows of length 1.
 
-    Raises ValueError if the array is not two-dimensional, is empty, or holds rows that are not
-    finite or all zero: they have no direction, so the message says how many there are.
+    Raises:
+        ValueError: if the array is not two-dimensional, is empty, or holds rows that are not
+            finite or all zero: they have no direction, so the message says how many there are.
     """
     features = np.asarray(features)
     if features.ndim != 2 or features.size == 0:
@@ -53,15 +54,22 @@ def find_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar other rows of every row, by cosine similarity.
 
-    features: (N, D), any length of rows. threads: faiss's threads, None for its default.
-    exact: True compares all pairs; False uses the inverted file, unless the features are so few or
-    so evenly spread that all pairs are faster; None is True up to 100,000 rows, False above.
+    A row is left out of its own neighbors by its index, so exact duplicates of it stay in. Among
+    more than k + 8 duplicates of one row, which of them are listed is faiss's choice.
 
-    Returns neighbors (N, k) int64 and similarity (N, k) float32, the most similar first and ties
-    by index. A row is left out of its own neighbors by its index, so exact duplicates of it stay
-    in. Among more than k + 8 duplicates of one row, which of them are listed is faiss's choice.
+    Args:
+        features: (N, D), any length of rows.
+        threads: faiss's threads, None for its default.
+        exact: True compares all pairs; False uses the inverted file, unless the features are so
+            few or so evenly spread that all pairs are faster; None is True up to 100,000 rows,
+            False above.
 
-    Raises ValueError if k < 1, k >= N, or l2_normalize refuses the features.
+    Returns:
+        Neighbors (N, k) int64 and similarity (N, k) float32, the most similar first and ties by
+        index.
+
+    Raises:
+        ValueError: if k < 1, k >= N, or l2_normalize refuses the features.
     """
     unit = np.ascontiguousarray(l2_normalize(features))
     rows = len(unit)
@@ -84,7 +92,9 @@ def neighbor_recall(
 
     A listed row counts as true if it is as similar as the k-th true neighbor, so that the choice
     among exact duplicates does not matter. Costs sample * N * D multiplications.
-    Raises ValueError if the number of rows differs or l2_normalize refuses the features.
+
+    Raises:
+        ValueError: if the number of rows differs or l2_normalize refuses the features.
     """
     unit = np.ascontiguousarray(l2_normalize(features))
     if len(neighbors) != len(unit):
@@ -99,8 +109,12 @@ def neighbor_recall(
 def mutual_first(neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Puts the neighbors that are mutual (j of i, and i of j) to the front of each row.
 
-    neighbors: (N, k). Returns the reordered (N, k), otherwise in the same order, and how many of
-    each row are mutual, (N,) int64; a row that has none counts its nearest neighbor.
+    Args:
+        neighbors: (N, k).
+
+    Returns:
+        The reordered (N, k), otherwise in the same order, and how many of each row are mutual,
+        (N,) int64; a row that has none counts its nearest neighbor.
     """
     rows = len(neighbors)
     anchors = np.arange(rows, dtype=np.int64)[:, None]
@@ -113,13 +127,18 @@ def mutual_first(neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def neighbor_statistics(neighbors: np.ndarray, similarity: np.ndarray) -> dict[str, float | int]:
     """What a neighbor graph looks like, without labels, in O(N k) memory.
 
-    neighbors, similarity: (N, k), as find_neighbors returns them. The dictionary holds
+    The dictionary holds
       mean_similarity, min_similarity   over all pairs
       mutual_share       pairs i -> j for which j -> i too, as a fraction of all pairs
       max_in_degree      how often the most popular row is chosen (hubness; the mean is k)
       never_chosen       rows that are nobody's neighbor
       exact_duplicates   rows with a neighbor more similar than 1 - 1e-6
-    Raises ValueError if the two shapes differ or are not (N, k).
+
+    Args:
+        neighbors, similarity: (N, k), as find_neighbors returns them.
+
+    Raises:
+        ValueError: if the two shapes differ or are not (N, k).
     """
     if neighbors.shape != similarity.shape or neighbors.ndim != 2 or neighbors.size == 0:
         raise ValueError(

@@ -4,9 +4,9 @@
     view = random_view(images_uint8, Augmentation(flip=0.5, strong_ops=4), generator, (mean, std))
 
 Images are (B, C, H, W), floating point in [0, 1], C = 1 or 3. Each augmentation is a deterministic
-operation with one parameter per sample, (B,), and a sampler of those parameters. There is no loop
-over samples; every random number comes from the `generator` given, which must live on the images'
-device.
+operation with one parameter per sample, (B,), and a sampler of those parameters; it returns images
+of the shape that it was given, unless it says otherwise. There is no loop over samples; every
+random number comes from the `generator` given, which must live on the images' device.
 
 The operations of SimCLR's views follow torchvision, v0.28 (signs, factors, distributions; held
 against it in `tests/test_transforms.py`), those of SCAN's strong view follow Pillow, as the
@@ -116,8 +116,12 @@ def _interpolation_matrix(
     The antialiased bilinear filter of `F.interpolate(..., antialias=True)`: a triangle whose half
     width is one pixel of the coarser of the two lines, cut at the ends of the span.
 
-    Args: start, length (B,) floating point, px; flip (B,) bool reverses the order of the output.
-    Returns: (B, size_out, size_in), rows sum to 1.
+    Args:
+        start, length: (B,) floating point, px.
+        flip: (B,) bool, reverses the order of the output.
+
+    Returns:
+        (B, size_out, size_in), rows sum to 1.
     """
     position = torch.arange(size_out, dtype=start.dtype, device=start.device) + 0.5
     if flip is not None:
@@ -135,7 +139,12 @@ def _interpolation_matrix(
 def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Apply one linear map per sample to the rows and one to the columns of each channel.
 
-    Args: images (B, C, H, W); rows (B, h, H); columns (B, w, W). Returns: (B, C, h, w).
+    Args:
+        rows: (B, h, H).
+        columns: (B, w, W).
+
+    Returns:
+        (B, C, h, w).
     """
     batch, channels, height, width = images.shape
     # The channels share a matrix: the width product takes them as one tall (C * H, W) image.
@@ -161,7 +170,9 @@ def resized_crop(
         top, left, height, width: (B,) integer or floating point, px; the box lies in the image.
         size: side of the square output, px.
         flip: (B,) bool, samples to mirror horizontally, at no cost.
-    Returns: (B, C, size, size).
+
+    Returns:
+        (B, C, size, size).
     """
     dtype = torch.promote_types(images.dtype, torch.float32)
     top, left, height, width = (box.to(dtype) for box in (top, left, height, width))
@@ -183,7 +194,8 @@ def sample_crop_boxes(
     Area uniform in `scale`, ratio log-uniform in `ratio`; the first of ten attempts that fits
     into the image counts, and if none does, the largest central box with an allowed ratio.
 
-    Returns: top, left, height, width, each (B,) int64, px, on the generator's device.
+    Returns:
+        top, left, height, width, each (B,) int64, px, on the generator's device.
     """
     attempts = (batch, 10)
     area = torch.rand(attempts, generator=generator, device=generator.device)
@@ -218,7 +230,7 @@ def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[i
 
 
 def flip_horizontal(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror the chosen samples, left to right. chosen: (B,) bool. Returns: (B, C, H, W)."""
+    """Mirror the chosen samples (bool), left to right."""
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
 
 
@@ -234,26 +246,26 @@ def _luma(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """factor * images + (1 - factor) * other, clamped to [0, 1]. factor: (B,)."""
+    """factor * images + (1 - factor) * other, clamped to [0, 1]."""
     factor = _per_sample(factor, images)
     # Two products, not torch.lerp: with two broadcast inputs its CPU kernel is not vectorised.
     return (images * factor).add_(other * (1 - factor)).clamp_(0, 1)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with black. factor: (B,), 1 leaves an image as it is. Returns: (B, C, H, W)."""
+    """Blend with black; a factor of 1 leaves an image as it is."""
     return (images * _per_sample(factor, images)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the image's mean grey. factor: (B,), 1 is neutral. Returns: (B, C, H, W)."""
+    """Blend with the image's mean grey; a factor of 1 is neutral."""
     # The mean of the grey image is the grey value of the mean colour: no grey image is needed.
     mean = _luma(images.mean(dim=(2, 3), keepdim=True))  # (B, 1, 1, 1)
     return _blend(images, mean, factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image. factor: (B,), 1 is neutral. Returns: (B, C, H, W)."""
+    """Blend with the grey image; a factor of 1 is neutral."""
     if images.shape[1] == 1:
         return images
     return _blend(images, _luma(images), factor)
@@ -267,8 +279,11 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
         green = max - chroma * clip(|h - 2| - 1)
         blue  = max - chroma * clip(|h - 4| - 1),  clip to [0, 1].
 
-    Args: images (B, C, H, W); factor (B,), turns of the colour circle, -0.5 to 0.5.
-    Returns: (B, C, H, W), equal to torchvision's to 1e-5; grey images come back as they are.
+    Args:
+        factor: (B,), turns of the colour circle, -0.5 to 0.5.
+
+    Returns:
+        Equal to torchvision's to 1e-5; grey images come back as they are.
     """
     if images.shape[1] == 1:
         return images
@@ -311,8 +326,6 @@ def color_jitter(
 
     Factors are drawn per sample, uniform in [max(0, 1 - x), 1 + x] and [-hue, hue]; the order of
     the four is drawn once per batch; samples not chosen (with `probability`) stay bit for bit.
-
-    Args: images (B, C, H, W) in [0, 1]. Returns: (B, C, H, W).
     """
     batch = len(images)
     operations = (
@@ -331,7 +344,7 @@ def color_jitter(
 
 
 def to_grayscale(images: Tensor, chosen: Tensor) -> Tensor:
-    """Drop the colours of the chosen samples. chosen: (B,) bool. Returns: (B, C, H, W)."""
+    """Drop the colours of the chosen samples (bool)."""
     return torch.where(chosen.view(-1, 1, 1, 1), _luma(images), images)
 
 
@@ -341,8 +354,9 @@ def to_grayscale(images: Tensor, chosen: Tensor) -> Tensor:
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """Gaussian blur, reflecting at the borders, as torchvision's `F.gaussian_blur`.
 
-    Args: images (B, C, H, W); sigma (B,) > 0, px; kernel_size odd, px, at most 2 * side - 1.
-    Returns: (B, C, H, W).
+    Args:
+        sigma: (B,) > 0, px.
+        kernel_size: odd, px, at most 2 * side - 1.
     """
     radius = kernel_size // 2
     if kernel_size % 2 == 0 or radius >= min(images.shape[2:]):
@@ -382,10 +396,9 @@ def affine(
     along the border that is mixed in by the covered fraction of a pixel.
 
     Args:
-        images: (B, C, H, W).
         angle_degrees, shear_x, shear_y: (B,), degrees, clockwise.
-        translate_x, translate_y: (B,), px, right and down; scale: (B,) > 0.
-    Returns: (B, C, H, W).
+        translate_x, translate_y: (B,), px, right and down.
+        scale: (B,) > 0.
     """
     dtype = torch.promote_types(images.dtype, torch.float32)
     height, width = images.shape[2:]
@@ -465,7 +478,7 @@ def _exact(device: torch.device) -> torch.dtype:
 
 
 def autocontrast(levels: Tensor) -> Tensor:
-    """Stretch each channel to the full range; a constant channel stays. Returns: (B, C, H, W)."""
+    """Stretch each channel to the full range; a constant channel stays."""
     lowest = levels.amin(dim=(2, 3), keepdim=True).to(_exact(levels.device))
     spread = levels.amax(dim=(2, 3), keepdim=True) - lowest  # (B, C, 1, 1)
     # Rounded as in Pillow's table, whose entries are cut off: not (level - lowest) * scale, and not
@@ -478,7 +491,7 @@ def autocontrast(levels: Tensor) -> Tensor:
 def equalize(levels: Tensor) -> Tensor:
     """Flatten each channel's histogram, by Pillow's integer rule.
 
-    A channel with too few distinct pixels to rank (step 0) stays as it is. Returns: (B, C, H, W).
+    A channel with too few distinct pixels to rank (step 0) stays as it is.
     """
     pixels = levels.long().flatten(2)  # (B, C, H * W)
     counts = torch.zeros(*pixels.shape[:2], 256, dtype=torch.int64, device=levels.device)
@@ -493,35 +506,35 @@ def equalize(levels: Tensor) -> Tensor:
 
 
 def solarize(levels: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the pixels at or above a grey level. threshold: (B,). Returns: (B, C, H, W)."""
+    """Invert the pixels at or above a grey level."""
     return torch.where(levels >= _per_sample(threshold, levels), 255 - levels, levels)
 
 
 def posterize(levels: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest bits of each grey level. bits: (B,), rounded down. Returns: (B, C, H, W)."""
+    """Keep the highest bits of each grey level; their number is rounded down."""
     step = torch.exp2(8 - _per_sample(bits, levels).floor())
     return (levels / step).floor_() * step
 
 
 def fade(levels: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image. factor: (B,). Returns: (B, C, H, W)."""
+    """Blend with the grey image."""
     return _blend_levels(_gray_levels(levels), levels, factor)
 
 
 def lower_contrast(levels: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image's mean, a whole level. factor: (B,). Returns: (B, C, H, W)."""
+    """Blend with the grey image's mean, a whole level."""
     gray = _gray_levels(levels).to(_exact(levels.device))
     mean = gray.mean(dim=(1, 2, 3), keepdim=True).add_(0.5).floor_().to(levels.dtype)
     return _blend_levels(mean, levels, factor)
 
 
 def darken(levels: Tensor, factor: Tensor) -> Tensor:
-    """Blend with black. factor: (B,). Returns: (B, C, H, W)."""
+    """Blend with black."""
     return (levels * _per_sample(factor, levels)).floor_()
 
 
 def soften(levels: Tensor, factor: Tensor) -> Tensor:
-    """Blend with a smoothed image. factor: (B,), 0 is the smoothed one. Returns: (B, C, H, W).
+    """Blend with a smoothed image, which a factor of 0 gives.
 
     The smoothing kernel is 3 x 3, 5 in the middle and 1 around, over 13; the outermost pixels stay.
     """
@@ -540,8 +553,9 @@ def move(levels: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
     The nearest pixel, as Pillow's `Image.transform` finds it in 16.16 fixed point; black outside.
 
-    Args: levels (B, C, H, W); operation (B,) int64 index into STRONG_OPERATIONS; strength (B,).
-    Returns: (B, C, H, W).
+    Args:
+        operation: (B,) int64, index into STRONG_OPERATIONS.
+        strength: (B,), in the units of STRONG_OPERATIONS.
     """
     height, width = levels.shape[2:]
     strength = strength.to(_exact(levels.device))
@@ -606,11 +620,9 @@ def strong_operation(
     """Apply to each sample its own operation: sort the batch by operation, apply, sort back.
 
     Args:
-        levels: (B, C, H, W), grey levels.
         operation: (B,) int64, index into STRONG_OPERATIONS.
         strength: (B,), in the units of STRONG_OPERATIONS.
         group_sizes: as from `_group_sizes`, if known already.
-    Returns: (B, C, H, W), grey levels.
     """
     if group_sizes is None:
         (group_sizes,) = _group_sizes(operation[None])
@@ -628,7 +640,8 @@ def strong_operation(
 def strong_operations(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Operations in a row, each sample's own, with replacement, and each with its own strength.
 
-    Args: images (B, C, H, W) in [0, 1]; count, 4 in the paper. Returns: (B, C, H, W) in [0, 1].
+    Args:
+        count: 4 in the paper.
     """
     rounds = (count, len(images))
     # Which operation a sample gets decides how the batch is split, which the host must know.
@@ -652,9 +665,9 @@ def erase_squares(
 ) -> Tensor:
     """Fill one square per sample, clipped at the borders.
 
-    Args: images (B, C, H, W); center_y, center_x, half (B,) integer, px; the square covers
-        center - half up to, without, center + half.
-    Returns: (B, C, H, W).
+    Args:
+        center_y, center_x, half: (B,) integer, px; the square covers center - half up to,
+            without, center + half.
     """
     row = torch.arange(images.shape[2], device=images.device) - center_y[:, None]  # (B, H)
     column = torch.arange(images.shape[3], device=images.device) - center_x[:, None]  # (B, W)
@@ -670,7 +683,8 @@ def cutout(images: Tensor, largest: int, generator: torch.Generator, fill: float
     As SCAN's authors do it: a length uniform in 1 to `largest`, of which the square's sides have
     twice the half, rounded down (a length of 1 erases nothing), centered anywhere in the image.
 
-    Args: images (B, C, H, W); largest, px. Returns: (B, C, H, W).
+    Args:
+        largest: px.
     """
     batch, _, height, width = images.shape
 
@@ -697,7 +711,8 @@ def normalize(
 ) -> Tensor:
     """Subtract the mean and divide by the standard deviation of each channel.
 
-    Args: images (B, C, H, W) floating point; mean, std: C numbers or (C,). Returns: (B, C, H, W).
+    Args:
+        mean, std: C numbers or (C,).
     """
     mean, std = (_constants(value, images).view(-1, 1, 1) for value in (mean, std))
     return (images - mean).div_(std)
@@ -762,7 +777,9 @@ def augment(
         images_uint8: (B, C, H, W) uint8.
         generator: on the images' device.
         size: side of the view, px.
-    Returns: (B, C, size, size) float32 in [0, 1].
+
+    Returns:
+        (B, C, size, size) float32 in [0, 1].
     """
     a = augmentation
     colors = (a.brightness, a.contrast, a.saturation, a.hue)
@@ -800,7 +817,9 @@ def random_view(
         images_uint8: (B, C, S, S) uint8.
         generator: on the images' device.
         statistics: mean and standard deviation of the pixels.
-    Returns: (B, C, S, S) float32.
+
+    Returns:
+        (B, C, S, S) float32.
     """
     size = images_uint8.shape[-1]
     views = normalize(augment(images_uint8, augmentation, generator, size), *statistics)

@@ -24,7 +24,10 @@ def run_script(tmp_path):
     def run(
         script: str, *arguments: str | Path, status: int = 0, environment: Path | None = None
     ) -> subprocess.CompletedProcess:
-        """environment: a folder whose modules come before the installed ones."""
+        """
+        Args:
+            environment: a folder whose modules come before the installed ones.
+        """
         variables = {} if environment is None else {"PYTHONPATH": str(environment)}
         done = subprocess.run(
             [sys.executable, str(PROJECT / script), *map(str, arguments)],

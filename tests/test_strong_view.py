@@ -189,7 +189,9 @@ def reference_view(pixels: np.ndarray, draw: random.Random) -> np.ndarray:
 def looks(views: np.ndarray, source: np.ndarray) -> dict[str, float]:
     """What the issue of a strong view is: how far it still resembles its image.
 
-    Args: views (copies, 8, S, S, 3) normalised; source (8, S, S, 3) uint8.
+    Args:
+        views: (copies, 8, S, S, 3) normalised.
+        source: (8, S, S, 3) uint8.
     """
     pixels = views * np.array(STD) + MEAN
     flat = views.reshape(-1, views[0, 0].size)

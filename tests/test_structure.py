@@ -4,6 +4,7 @@ tests/test_pipeline.py shows from outside that weights do not depend on labels.
 """
 
 import ast
+import re
 from functools import cache
 
 import pytest
@@ -102,6 +103,16 @@ def test_formulas_stand_alone(module):
 
 def test_views_know_only_what_they_consist_of():
     assert imported("src_py.transforms") == {"src_py.augmentation"}
+
+
+@pytest.mark.parametrize("module", all_modules())
+def test_docstrings_keep_to_sections(module):
+    """`Raises:` and the like stand alone on a line, with their entries indented below."""
+    nodes = ast.walk(ast.parse(source(module).read_text(encoding="utf-8")))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, documented)]
+    other_forms = r"\b(Args|Returns|Raises|Yields|Attributes):[ ]*\S|\b(Raises|Returns) [A-Z]"
+    assert not [text for text in texts if re.search(other_forms, text)]
 
 
 @pytest.mark.parametrize("module", all_modules())

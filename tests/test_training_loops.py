@@ -276,7 +276,7 @@ class SlowImages(ResidentImages):
 
 
 def train_slowly(stage, monkeypatch, seconds, store_seconds=0, **options):
-    """Nine epochs of four steps are asked for; a step takes a second. Returns the session.
+    """Nine epochs of four steps are asked for; a step takes a second.
 
     Args:
         store_seconds: that a resumable state takes, of which there is one after every epoch.

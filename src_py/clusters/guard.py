@@ -45,7 +45,8 @@ class Candidate(NamedTuple):
 def pair_information(first: Tensor, second: Tensor, clusters: int) -> float:
     """Mutual information of the clusters of pairs, in nats.
 
-    Args: first, second (M,) int64, the clusters of both sides of each pair.
+    Args:
+        first, second: (M,) int64, the clusters of both sides of each pair.
     """
     counts = torch.bincount(first * clusters + second, minlength=clusters * clusters)
     joint = counts.cpu().double().view(clusters, clusters) / len(first)  # MPS has no float64
@@ -56,7 +57,9 @@ def pair_information(first: Tensor, second: Tensor, clusters: int) -> float:
 def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:
     """The evidence for clusters of all images.
 
-    Args: assigned (N,) int64; neighbors (N, k) int64.
+    Args:
+        assigned: (N,) int64.
+        neighbors: (N, k) int64.
     """
     k, clusters = neighbors.shape[1], int(assigned.max()) + 1
     return pair_information(assigned.repeat_interleave(k), assigned[neighbors].flatten(), clusters)
@@ -126,7 +129,9 @@ def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -
     -|z - m_c|^2, up to what all clusters share; its scale is the one at which the mean confidence
     equals the share of neighbors that meet (calibration.fit_temperature).
 
-    Args: features (N, D) float32; neighbors (N, k) int64.
+    Args:
+        features: (N, D) float32.
+        neighbors: (N, k) int64.
     """
     unit = F.normalize(features, dim=1)
     random = torch.Generator().manual_seed(seed)

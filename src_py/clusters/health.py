@@ -90,7 +90,10 @@ class ClusterCounts:
         self.batches = 0
 
     def add(self, logits: Tensor) -> None:
-        """logits: (H, B, C)."""
+        """
+        Args:
+            logits: (H, B, C).
+        """
         clusters = logits.argmax(dim=2)  # (H, B)
         self.counts.scatter_add_(1, clusters, torch.ones_like(clusters, dtype=torch.float32))
         mean = logits.float().softmax(dim=2).mean(dim=1)  # (H, C)

@@ -114,8 +114,13 @@ def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
     """Decode the first frame of `path`, upright, as uint8 (H, W, channels).
 
-    `channels` is 3 for RGB or 1 for luminance. Transparent parts become white; 16-bit and
-    float pixels are scaled to 0..255. Raises UnreadableImage.
+    Transparent parts become white; 16-bit and float pixels are scaled to 0..255.
+
+    Args:
+        channels: 3 for RGB or 1 for luminance.
+
+    Raises:
+        UnreadableImage: with the reason, as all readers here do.
     """
     image, _ = _decode(path, channels)
     return _as_array(image)
@@ -124,14 +129,14 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
 def read_square(path: Path, size: int, channels: int) -> np.ndarray:
     """Decode `path` and fit it to a centred square: uint8 (size, size, channels).
 
-    An image that already is size x size keeps its pixels. Raises UnreadableImage.
+    An image that already is size x size keeps its pixels.
     """
     square, _ = read_square_and_header(path, size, channels)
     return square
 
 
 def read_square_and_header(path: Path, size: int, channels: int) -> tuple[np.ndarray, ImageHeader]:
-    """What read_square gives, and what the file says of itself. Raises UnreadableImage."""
+    """What read_square gives, and what the file says of itself."""
     # Twice the size asked for leaves the final antialiased step enough detail.
     image, header = _decode(path, channels, at_least=2 * size)
     return fit_square(image, size), header
@@ -156,7 +161,7 @@ def fit_square(
 
 
 def read_shorter_side(path: Path) -> int:
-    """The shorter side of `path` in px, from its header alone. Raises UnreadableImage."""
+    """The shorter side of `path` in px, from its header alone."""
     try:
         with Image.open(path, formats=_readable_formats()) as image:
             return min(image.size)

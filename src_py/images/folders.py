@@ -56,7 +56,10 @@ def facts_type(channels: int) -> np.dtype:
 
 
 def require_folder(root: Path) -> None:
-    """Raises UserError unless `root` is a folder."""
+    """
+    Raises:
+        UserError: unless `root` is a folder.
+    """
     if not root.is_dir():
         problem = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"{root} {problem}: give a folder of images with --data")
@@ -87,7 +90,9 @@ def folder_files(root: Path, split: str) -> list[Path] | None:
     """All image files of one split, or None where the folder has no such split.
 
     All kinds, readable here or not: a HEIC file that needs another package shall be reported.
-    Raises UserError when `root` is not a folder.
+
+    Raises:
+        UserError: when `root` is not a folder.
     """
     require_folder(root)
     folder = split_folder(root, split)

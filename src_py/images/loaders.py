@@ -39,7 +39,10 @@ class ResidentImages:
     """A decoded set kept on the device, so that a batch is one index operation."""
 
     def __init__(self, images: Tensor, device: torch.device) -> None:
-        """images: (N, C, S, S) uint8."""
+        """
+        Args:
+            images: (N, C, S, S) uint8.
+        """
         self.images = images.to(device)
         self.image_size = images.shape[-1]
 

@@ -8,7 +8,9 @@ def measure_mean_std(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[flo
 
     Exact in float64, through a histogram of each channel: no float copy of the images is made.
     A constant channel gets a deviation of 1e-3, which is safe to divide by.
-    Raises ValueError when there are no pixels.
+
+    Raises:
+        ValueError: when there are no pixels.
     """
     if images.numel() == 0:
         raise ValueError(f"cannot measure images of shape {tuple(images.shape)}: no pixels")

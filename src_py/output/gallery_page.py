@@ -38,7 +38,8 @@ BLOCK_ROWS = 4096  # compared with the sample at a time
 class GalleryContent:
     """What the page shows: N images in C clusters, a row of each array for each image.
 
-    Raises ValueError where shapes or numbers do not fit together.
+    Raises:
+        ValueError: where shapes or numbers do not fit together.
     """
 
     title: str
@@ -76,8 +77,9 @@ class GalleryContent:
 def write_gallery(path: Path, content: GalleryContent, seed: int = 0) -> None:
     """Writes the page, all or nothing; the same content and seed give the same bytes.
 
-    Raises ValueError where a row of features is not finite or all zero, since the map and the
-    neighbors need its direction.
+    Raises:
+        ValueError: where a row of features is not finite or all zero, since the map and the
+            neighbors need its direction.
     """
     confidence = content.probabilities.max(axis=1)
     cluster = content.probabilities.argmax(axis=1)
@@ -118,7 +120,9 @@ def map_features(features: np.ndarray, seed: int) -> np.ndarray:
     t-SNE places a sample of at most 2,000 rows; every other row goes to the mean of the sampled
     rows most similar to it, weighted by similarity. Computed by one thread, because t-SNE's sums
     depend on the number of threads.
-    Raises ValueError where l2_normalize refuses the features.
+
+    Raises:
+        ValueError: where l2_normalize refuses the features.
     """
     from threadpoolctl import threadpool_limits
 
@@ -221,7 +225,10 @@ def _whole(fractions: np.ndarray, steps: int) -> list:
 
 
 def _require_numbers(what: str, numbers: np.ndarray | list[int] | None, count: int) -> None:
-    """Raises ValueError unless all numbers are from 0 to count - 1."""
+    """
+    Raises:
+        ValueError: unless all numbers are from 0 to count - 1.
+    """
     if numbers is None or np.size(numbers) == 0:
         return
     if np.min(numbers) < 0 or np.max(numbers) >= count:

@@ -23,9 +23,13 @@ def load_labels(
     """Labels of the images called `names` (ImageSet.names): int64 (N,), and the class names.
 
     None where there are no labels. A folder has them when it is divided into train/<class>/...
-    and every image lies in a class folder; `folder_labels` also takes the first folder level of
-    an undivided folder as classes. Raises UserError if those are asked for and not there, or
-    if the files of a named set are missing.
+    and every image lies in a class folder.
+
+    Args:
+        folder_labels: also take the first folder level of an undivided folder as classes.
+
+    Raises:
+        UserError: if those are asked for and not there, or the files of a named set are missing.
     """
     if source == "folder":
         return _folder_labels(needed_root(source, root), split, names, folder_labels)
@@ -93,7 +97,11 @@ def _mnist_classes(source: str) -> list[str]:
 
 
 def read_array_pickle(path: Path) -> Any:
-    """Unpickle plain values and NumPy arrays. Raises UserError if `path` holds anything else."""
+    """Unpickle plain values and NumPy arrays.
+
+    Raises:
+        UserError: if `path` holds anything else.
+    """
     try:
         with open(path, "rb") as file:
             return _ArrayUnpickler(file, encoding="latin1").load()

@@ -28,8 +28,12 @@ def contingency(
 ) -> np.ndarray:
     """(num_clusters, num_classes) int64 counts: how many samples of each class a cluster holds.
 
-    clusters, labels: (N,) integers. Raises ValueError if the two differ in size, are empty, are
-    not integers, or leave the ranges 0..num_clusters - 1 and 0..num_classes - 1.
+    Args:
+        clusters, labels: (N,) integers.
+
+    Raises:
+        ValueError: if the two differ in size, are empty, are not integers, or leave the ranges
+            0..num_clusters - 1 and 0..num_classes - 1.
     """
     clusters, labels = np.asarray(clusters), np.asarray(labels)
     if clusters.ndim != 1 or clusters.shape != labels.shape or clusters.size == 0:
@@ -110,11 +114,16 @@ def score(
     rare one counts as much as a frequent one.
 
     As in the papers, the mapping is fitted on the samples that are scored: the test split's
-    accuracy uses a mapping fitted on the test split itself. Pass the training split's mapping,
-    a (num_clusters,) array, to see "acc" without that freedom.
+    accuracy uses a mapping fitted on the test split itself. Pass the training split's mapping to
+    see "acc" without that freedom.
 
-    clusters, labels: (N,) integers. num_classes: None counts the distinct labels; pass it when a
-    split may lack a class. Raises ValueError as contingency does, or for a mapping of wrong size.
+    Args:
+        clusters, labels: (N,) integers.
+        num_classes: None counts the distinct labels; pass it when a split may lack a class.
+        mapping: (num_clusters,).
+
+    Raises:
+        ValueError: as contingency does, or for a mapping of wrong size.
     """
     clusters, labels = np.asarray(clusters), np.asarray(labels)
     if num_classes is None:
@@ -148,7 +157,9 @@ def cluster_summary(probabilities: np.ndarray) -> dict[str, float | int]:
       confident_fraction  rows whose maximum is above 0.99
       entropy             entropy of the mean row / log C: 1 is balanced, 0 is collapsed
                           (1 for C = 1, where nothing else is possible)
-    Raises ValueError if the array is not (N, C), is empty, or its rows do not sum to 1.
+
+    Raises:
+        ValueError: if the array is not (N, C), is empty, or its rows do not sum to 1.
     """
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or probabilities.size == 0:
@@ -178,8 +189,12 @@ def cluster_summary(probabilities: np.ndarray) -> dict[str, float | int]:
 def neighbor_accuracy(neighbors: np.ndarray, labels: np.ndarray) -> float:
     """The fraction of (N, k) neighbors that have their anchor's label; memory O(N k).
 
-    neighbors: (N, k) row indices. labels: (N,).
-    Raises ValueError if the numbers of rows differ or an index is out of range.
+    Args:
+        neighbors: (N, k) row indices.
+        labels: (N,).
+
+    Raises:
+        ValueError: if the numbers of rows differ or an index is out of range.
     """
     neighbors, labels = np.asarray(neighbors), np.asarray(labels)
     if neighbors.ndim != 2 or neighbors.size == 0 or labels.shape != neighbors.shape[:1]:
@@ -204,8 +219,15 @@ def kmeans_clusters(
     measured on 50,000 x 512 synthetic features, 10 clusters, 10 starts, one core, and not taken:
     2.4 s in place of 42 s, but NMI .60 in place of .72.
 
-    train_features: (N, D); other_features: arrays (M, D). Returns (N,) and (M,) int64 arrays.
-    Raises ValueError if there are fewer training rows than clusters.
+    Args:
+        train_features: (N, D).
+        other_features: arrays (M, D).
+
+    Returns:
+        (N,) and (M,) int64 arrays.
+
+    Raises:
+        ValueError: if there are fewer training rows than clusters.
     """
     if not 1 <= num_clusters <= len(train_features):
         raise ValueError(
@@ -225,7 +247,12 @@ def mixture_clusters(
     What a few lines of scikit-learn give on pixels: up to 40 components, full covariances, the
     best of ten starts, fitted on up to 20,000 rows.
 
-    train: (N, D); others: arrays (M, D). Returns (N,) and (M,) int64 arrays.
+    Args:
+        train: (N, D).
+        others: arrays (M, D).
+
+    Returns:
+        (N,) and (M,) int64 arrays.
     """
     sample = np.random.default_rng(seed).permutation(len(train))[:MIXTURE_ROWS]
     components = min(MIXTURE_COMPONENTS, len(sample), train.shape[1])
@@ -245,10 +272,16 @@ def save_confusion_picture(
 ) -> None:
     """Save a PNG of the confusion matrix: a row for each true class, a column for each cluster.
 
-    Every row is normalised to sum to 1. Columns are ordered by the class that mapping, a
-    (num_clusters,) array, gives them, so a good clustering shows a diagonal; unassigned clusters
-    come last. Cells carry their percentage up to 30 columns. cluster_names: None shows the
-    clusters' numbers. Raises as contingency does.
+    Every row is normalised to sum to 1. Columns are ordered by the class that `mapping` gives them,
+    so a good clustering shows a diagonal; unassigned clusters come last. Cells carry their
+    percentage up to 30 columns.
+
+    Args:
+        mapping: (num_clusters,).
+        cluster_names: None shows the clusters' numbers.
+
+    Raises:
+        ValueError: as contingency does.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
