@@ -9,18 +9,15 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from src_py.images.decoding import decode_in_threads
 from src_py.images.files import (
     IMAGE_EXTENSIONS,
-    UnreadableImage,
     find_files,
     read_square_and_header,
     readable_extensions,
@@ -31,9 +28,6 @@ from src_py.images.image_set import ImageSet
 from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run.errors import UserError
 from src_py.run.files import write_array, write_json
-from src_py.run.hardware import available_cores
-
-Item = TypeVar("Item")
 
 TEST_FOLDERS = ("test", "val", "valid")
 THUMBNAIL_SIZE = 8  # px
@@ -143,12 +137,9 @@ def _read_files(
     images = _room_for(len(paths), shape) if keep_pixels else None
     facts = np.zeros(len(paths), facts_type(channels))
 
-    def read(row: int) -> torch.Tensor | str:
-        """Fills one row and counts its pixels by value; the reason where that is impossible."""
-        try:
-            square, header = read_square_and_header(paths[row], size, channels)
-        except UnreadableImage as error:
-            return str(error)
+    def read(row: int) -> torch.Tensor:
+        """Fills one row and counts its pixels by value."""
+        square, header = read_square_and_header(paths[row], size, channels)
         facts[row] = (*header, shrink(square, THUMBNAIL_SIZE))
         pixels = square.transpose(2, 0, 1)
         if images is not None:
@@ -159,8 +150,10 @@ def _read_files(
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []
     names = [path.relative_to(root).as_posix() for path in paths]
-    reading = _map_in_threads(read, len(paths))
-    for row, result in enumerate(_with_progress(reading, len(paths), "reading", show)):
+    reading = decode_in_threads(read, range(len(paths)))
+    quiet = not (show and sys.stderr.isatty())
+    progress = tqdm(reading, total=len(paths), desc="reading", unit="image", disable=quiet)
+    for row, result in enumerate(progress):
         if isinstance(result, str):
             skipped.append((names[row], result))
             continue
@@ -191,27 +184,6 @@ def _require_readable(
         found = f"{len(paths)} found, the first: {skipped[0]}" if paths else "none found"
         kinds = " ".join(sorted(extension[1:] for extension in readable_extensions()))
         raise UserError(f"no readable image in {root} ({found}): give a folder with {kinds}")
-
-
-def _with_progress(items: Iterable[Item], total: int, what: str, show: bool) -> Iterable[Item]:
-    quiet = not (show and sys.stderr.isatty())
-    return tqdm(items, total=total, desc=what, unit="image", disable=quiet)
-
-
-def _map_in_threads(function: Callable[[int], Item], count: int) -> Iterator[Item]:
-    """function(0), ..., function(count - 1), in order, from one thread per available core.
-
-    Pillow decodes without the GIL. Chunks make tiny images (32 px) a fifth faster.
-    """
-    workers = available_cores()
-    size = min(32, 1 + count // (8 * workers))
-    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for results in pool.map(lambda chunk: [function(index) for index in chunk], chunks):
-            yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C shall not wait for a million images
 
 
 # --- the cache -----------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """Classifying image files: decoded by threads, block by block, so that memory stays bounded."""
 
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src_py.clusters.names import ClusterNames
-from src_py.images.files import IMAGE_EXTENSIONS, UnreadableImage, find_files, read_square
+from src_py.images.decoding import decode_in_threads
+from src_py.images.files import IMAGE_EXTENSIONS, find_files, read_square
 from src_py.images.image_set import DataSettings
 from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
 from src_py.inference import infer
@@ -22,7 +23,7 @@ from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
 from src_py.run.checkpoints import load_clustering
 from src_py.run.errors import UserError
-from src_py.run.hardware import Hardware, available_cores
+from src_py.run.hardware import Hardware
 
 Skipped = list[tuple[str, str]]
 
@@ -121,15 +122,13 @@ def classify_files(
     skipped: Skipped = []
     settings = classifier.settings
 
-    def decode(path: Path) -> np.ndarray | str:
-        try:
-            return read_square(path, settings.image_size, settings.channels)
-        except UnreadableImage as error:
-            return str(error)
+    def decode(path: Path) -> np.ndarray:
+        return read_square(path, settings.image_size, settings.channels)
 
     progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
-    with progress, ThreadPoolExecutor(available_cores()) as pool:
-        for decoded in _blocks(pool, decode, paths, classifier.batch_size):
+    with progress, closing(decode_in_threads(decode, paths)) as decoding:
+        results = zip(paths, decoding, strict=True)
+        while decoded := list(islice(results, classifier.batch_size)):
             progress.update(len(decoded))
             skipped += [(str(path), image) for path, image in decoded if isinstance(image, str)]
             readable = [(path, image) for path, image in decoded if not isinstance(image, str)]
@@ -148,19 +147,3 @@ def classify_files(
                 )
             ]
     return predictions, skipped
-
-
-def _blocks(
-    pool: ThreadPoolExecutor,
-    decode: Callable[[Path], np.ndarray | str],
-    paths: list[Path],
-    size: int,
-) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
-    """Yields decoded files, `size` at a time, while the pool is already busy with the next ones."""
-    begun: deque[tuple[list[Path], Iterator[np.ndarray | str]]] = deque()
-    for start in range(0, len(paths), size):
-        block = paths[start : start + size]
-        begun.append((block, pool.map(decode, block)))
-        if len(begun) == 2:
-            yield list(zip(*begun.popleft(), strict=True))
-    yield list(zip(*begun.popleft(), strict=True))
