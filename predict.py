@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     from src_py.clusters.classifier import choose_classifier, load_cluster_names
+    from src_py.images.decoding import none_readable
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
     from src_py.output.prediction import classify_files, list_files, open_classifier
@@ -45,11 +46,12 @@ def main(config: PredictConfig) -> None:
 
     shown = GalleryImages() if config.gallery else None
     predictions, skipped = classify_files(paths, classifier, cluster_names, shown)
+    write_table(out / "skipped.csv", ("path", "reason"), skipped)
     if not predictions:
-        raise UserError(f"none of the {len(paths)} files can be read; the first: {skipped[0]}")
+        told = none_readable(", ".join(map(str, config.paths)), skipped)
+        raise UserError(f"{told}; all are listed in {out / 'skipped.csv'}")
 
     write_predictions(out / "predictions.csv", predictions)
-    write_table(out / "skipped.csv", ("path", "reason"), skipped)
     print(f"{out / 'predictions.csv'}: {len(predictions)} images, by {checkpoint}")
     if skipped:
         print(f"{out / 'skipped.csv'}: {len(skipped)} unreadable files")

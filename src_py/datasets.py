@@ -78,10 +78,8 @@ def choose_image_size(paths: list[Path], limit: int) -> int:
     """A side in px that suits these files: the largest standard one that adds little detail.
 
     That is the largest of IMAGE_SIZES that is at most `limit` and at most 1.25 x the median
-    shorter side, over the headers of up to 200 files.
-
-    Raises:
-        UserError: when no header is readable.
+    shorter side, over the headers of up to 200 files. Where none is readable it is the limit, and
+    reading the files will say why.
     """
     sides: list[int] = []
     for index in np.random.default_rng(0).permutation(len(paths)):
@@ -92,7 +90,7 @@ def choose_image_size(paths: list[Path], limit: int) -> int:
         if len(sides) == 200:
             break
     if not sides:
-        raise UserError(f"none of the {len(paths)} image files can be read: check them")
+        return limit
     ceiling = min(limit, 1.25 * float(np.median(sides)))
     return max((size for size in IMAGE_SIZES if size <= ceiling), default=min(16, limit))
 

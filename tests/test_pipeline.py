@@ -223,9 +223,24 @@ def test_predict_refuses_what_it_cannot_classify(run_script, photo_folder, tmp_p
     told = run_script("predict.py", "--run", "mine", tmp_path / "absent.png", status=2).stderr
     assert "absent.png does not exist" in told
     (tmp_path / "text.png").write_text("no")
-    told = run_script("predict.py", "--run", "mine", tmp_path / "text.png", status=2).stderr
-    assert "none of the 1 files can be read" in told
     assert not (tmp_path / "out").exists()
+    told = run_script("predict.py", "--run", "mine", tmp_path / "text.png", status=2).stderr
+    assert "text.png: none of the 1 files can be read (the first" in told
+    assert "not an image" in told and told.endswith("all are listed in out/skipped.csv\n")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["skipped.csv"]
+
+
+def test_a_folder_without_a_readable_image_is_told_in_one_line(run_script, tmp_path):
+    (tmp_path / "broken").mkdir()
+    for name in ("1.png", "2.jpg"):
+        (tmp_path / "broken" / name).write_bytes(b"")
+    told = run_script("simclr.py", "--data", "broken", "--run", "mine", status=2).stderr
+    assert told == (
+        f"simclr.py: {tmp_path / 'broken'}: none of the 2 files can be read (the first, 1.png: "
+        "empty file); all are listed in ckp/mine/skipped.csv\n"
+    )
+    rows = read_csv(tmp_path / "ckp" / "mine" / "skipped.csv")
+    assert [row["path"] for row in rows] == ["1.png", "2.jpg"]
 
 
 def test_a_first_stage_that_fails_leaves_the_run_as_it_was(run_script, photo_folder, tmp_path):

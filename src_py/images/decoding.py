@@ -8,6 +8,7 @@ from typing import TypeVar
 from src_py.images.files import UnreadableImage
 from src_py.run.hardware import available_cores
 
+Skipped = list[tuple[str, str]]  # path and reason of the files that cannot be read
 Item = TypeVar("Item")
 Decoded = TypeVar("Decoded")
 
@@ -39,6 +40,12 @@ def decode_in_threads(
             yield from begun.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C shall not wait for what is still queued
+
+
+def none_readable(where: str, skipped: Skipped) -> str:
+    """What is said where no file can be read."""
+    path, reason = skipped[0]
+    return f"{where}: none of the {len(skipped)} files can be read (the first, {path}: {reason})"
 
 
 def _result_or_reason(decode: Callable[[Item], Decoded], item: Item) -> Decoded | str:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-HEIC_EXTENSIONS = frozenset({".heic", ".heif"})
 # fmt: off
-IMAGE_EXTENSIONS = HEIC_EXTENSIONS | {
+IMAGE_EXTENSIONS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
-    ".avif",
-}
+    ".avif", ".heic", ".heif",
+})
 # A closed list: Pillow's other plugins include some that run outside programs (EPS).
 # An image under a wrong extension is still read, as long as it is one of these.
 FORMATS = (
@@ -31,6 +31,7 @@ LOOKED_AT = 100  # images of a folder
 
 # One odd EXIF block in a hundred would otherwise bury a run's own messages.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+pillow_heif.register_heif_opener()  # which also turns images upright as the file tells
 
 
 class UnreadableImage(Exception):
@@ -48,10 +49,6 @@ class ImageHeader(NamedTuple):
 @functools.cache
 def _readable_formats() -> tuple[str, ...]:
     """The entries of FORMATS that this installation of Pillow can open."""
-    with contextlib.suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -59,10 +56,7 @@ def _readable_formats() -> tuple[str, ...]:
 @functools.cache
 def readable_extensions() -> frozenset[str]:
     """The entries of IMAGE_EXTENSIONS that this installation of Pillow can open."""
-    unreadable = frozenset() if "HEIF" in _readable_formats() else HEIC_EXTENSIONS
-    if not features.check("avif"):
-        unreadable |= {".avif"}
-    return IMAGE_EXTENSIONS - unreadable
+    return IMAGE_EXTENSIONS - (set() if features.check("avif") else {".avif"})
 
 
 def find_images(root: Path) -> list[Path]:
@@ -247,8 +241,6 @@ def _as_array(image: Image.Image) -> np.ndarray:
 def _reason(path: Path, error: Exception) -> str:
     """Why `path` could not be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
-        if path.suffix.lower() in HEIC_EXTENSIONS - readable_extensions():
-            return "HEIC needs another package: pip install pillow-heif"
         if path.stat().st_size == 0:
             return "empty file"
         return "not an image, or of a kind that Pillow cannot read"

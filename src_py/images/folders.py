@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from src_py.images.decoding import decode_in_threads
+from src_py.images.decoding import Skipped, decode_in_threads, none_readable
 from src_py.images.files import (
     IMAGE_EXTENSIONS,
     find_files,
@@ -32,6 +32,18 @@ from src_py.run.files import write_array, write_json
 TEST_FOLDERS = ("test", "val", "valid")
 THUMBNAIL_SIZE = 8  # px
 CACHE_VERSION = 2  # raise it when decoding changes, so that older caches are decoded again
+
+
+class NoReadableImage(UserError):
+    """A folder whose image files all cannot be read.
+
+    Attributes:
+        skipped: all of them, with the reasons.
+    """
+
+    def __init__(self, root: Path, skipped: Skipped) -> None:
+        super().__init__(none_readable(str(root), skipped))
+        self.skipped = skipped
 
 
 def facts_type(channels: int) -> np.dtype:
@@ -83,7 +95,7 @@ def _holds_images(folder: Path) -> bool:
 def folder_files(root: Path, split: str) -> list[Path] | None:
     """All image files of one split, or None where the folder has no such split.
 
-    All kinds, readable here or not: a HEIC file that needs another package shall be reported.
+    All kinds, readable here or not: an AVIF file that this Pillow cannot open shall be reported.
 
     Raises:
         UserError: when `root` is not a folder.
@@ -148,7 +160,7 @@ def _read_files(
 
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     kept: list[int] = []
-    skipped: list[tuple[str, str]] = []
+    skipped: Skipped = []
     names = [path.relative_to(root).as_posix() for path in paths]
     reading = decode_in_threads(read, range(len(paths)))
     quiet = not (show and sys.stderr.isatty())
@@ -161,7 +173,11 @@ def _read_files(
             images[len(kept)] = images[row]  # gaps are closed in place: a copy may not fit
         kept.append(row)
         counts += result
-    _require_readable(root, paths, kept, skipped)
+    if not paths:
+        kinds = " ".join(sorted(extension[1:] for extension in readable_extensions()))
+        raise UserError(f"no image in {root}: give a folder with {kinds}")
+    if not kept:
+        raise NoReadableImage(root, skipped)
     mean, std = mean_std_of_histogram(counts)
     pixels = None if images is None else torch.from_numpy(images[: len(kept)])
     return ImageSet([names[row] for row in kept], pixels, skipped, mean, std, facts[kept])
@@ -175,15 +191,6 @@ def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
             f"{count} images of {shape[-1]} px need {count * math.prod(shape) / 2**30:.0f} GiB of "
             "memory: choose a smaller image size or fewer images"
         ) from None
-
-
-def _require_readable(
-    root: Path, paths: list[Path], kept: list[int], skipped: list[tuple[str, str]]
-) -> None:
-    if not kept:
-        found = f"{len(paths)} found, the first: {skipped[0]}" if paths else "none found"
-        kinds = " ".join(sorted(extension[1:] for extension in readable_extensions()))
-        raise UserError(f"no readable image in {root} ({found}): give a folder with {kinds}")
 
 
 # --- the cache -----------------------------------------------------------------------------------

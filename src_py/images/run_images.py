@@ -16,7 +16,7 @@ import torch
 from configs.config_simclr import SimCLRConfig
 from configs.presets import Preset
 from src_py.datasets import choose_image_size, load_images, needed_root
-from src_py.images.folders import folder_files
+from src_py.images.folders import NoReadableImage, folder_files
 from src_py.images.image_set import DataSettings, ImageSet
 from src_py.images.loaders import (
     ImageLoader,
@@ -77,7 +77,11 @@ def settle_images(
     cached_bytes = set_bytes if mode == "resident" else 0
     require_disk_space(config.files, cached_bytes + bytes_written(len(paths), config.width))
     draft = DataSettings(source, None if root is None else str(root), size, channels, (), ())
-    opened = open_train(config.files, draft, hardware, config.loading)
+    try:
+        opened = open_train(config.files, draft, hardware, config.loading)
+    except NoReadableImage as error:
+        write_table(config.files.skipped, ("path", "reason"), error.skipped)
+        raise UserError(f"{error}; all are listed in {config.files.skipped}") from None
     if len(opened.names) < FEWEST_IMAGES:
         raise UserError(
             f"{root}: {len(opened.names)} readable images, at least {FEWEST_IMAGES} are needed"

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src_py.clusters.names import ClusterNames
-from src_py.images.decoding import decode_in_threads
+from src_py.images.decoding import Skipped, decode_in_threads
 from src_py.images.files import IMAGE_EXTENSIONS, find_files, read_square
 from src_py.images.image_set import DataSettings
 from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
@@ -24,8 +24,6 @@ from src_py.output.gallery_images import GalleryImages
 from src_py.run.checkpoints import load_clustering
 from src_py.run.errors import UserError
 from src_py.run.hardware import Hardware
-
-Skipped = list[tuple[str, str]]
 
 
 class Prediction(NamedTuple):
