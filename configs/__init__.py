@@ -16,6 +16,7 @@ MODULES = {
     "faiss-cpu": "faiss",
     "numpy": "numpy",
     "pillow": "PIL",
+    "pillow-heif": "pillow_heif",
     "tqdm": "tqdm",
     "scikit-learn": "sklearn",
     "scipy": "scipy",

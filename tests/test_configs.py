@@ -20,8 +20,10 @@ from configs.config_simclr import SimCLRConfig
 from configs.presets import BEST, PRESETS
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, as_plain, write_json
+from src_py.run.hardware import choose_hardware
 from src_py.run.options import parse
 from src_py.run.options import run_script as run_script_function
+from src_py.run.session import TrainingSession
 from tests.conftest import PROJECT
 
 STAGES = {
@@ -237,6 +239,22 @@ def test_minutes_that_the_first_stage_was_given_since_count(command_line):
     write_json(RunFiles("mine").config("scan"), record)
     assert command_line("scan", "--run", "mine").minutes == 9.0
     assert command_line("scan", "--run", "mine", "--minutes", "3").minutes == 3.0
+    write_json(RunFiles("mine").config("scan"), record | {"run_minutes": 3.0})
+    assert command_line("scan", "--run", "mine").minutes == 9.0
+
+
+@pytest.mark.parametrize("of_the_run", [None, 9.0])
+def test_minutes_that_a_stage_alone_was_given_stay_its_own(command_line, of_the_run):
+    """Also where an earlier stage was trained anew since."""
+    remembered = {"preset": "digits", "recipe": "best", "minutes": of_the_run}
+    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
+    config = command_line("selflabel", "--run", "mine", "--minutes", "5")
+    session = TrainingSession(config, "selflabel", choose_hardware("cpu"))
+    session.begin()  # on no scan.pt, so that any other is a new one
+    assert RunFiles("mine").is_stale("selflabel")
+    assert command_line("selflabel", "--run", "mine").minutes == 5.0
+    restarted = command_line("selflabel", "--run", "mine", "--restart")
+    assert restarted.minutes == of_the_run
 
 
 def test_the_configuration_is_shown_before_torch_is_loaded(run_script, tmp_path):

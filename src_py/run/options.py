@@ -243,8 +243,9 @@ def _layers(
     if stored is None or early.restart:
         return
     given = {k: v for k, v in stored["config"].items() if k in values and k not in FREE_OPTIONS}
-    if given.get("minutes") != minutes and files.is_stale(script):
-        given["minutes"] = minutes  # it begins again, in the time that the run has now
+    had = given.get("minutes")
+    if had == stored.get("run_minutes", had) and files.is_stale(script):
+        given["minutes"] = minutes  # not its own: it begins again, in the time that the run has now
     yield "run", {name: _as_typed(value, values[name]) for name, value in given.items()}
 
 

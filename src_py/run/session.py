@@ -21,6 +21,7 @@ from src_py.run.files import (
     RunFiles,
     as_plain,
     hashes,
+    read_json,
     recorded,
     write_json,
     write_table,
@@ -284,6 +285,7 @@ class TrainingSession:
             "hardware": str(self.hardware),
             "torch": torch.__version__,
             "config": self._options,
+            "run_minutes": (read_json(self.files.data) or {}).get("minutes"),
         }
         if schedule is not None:
             begun["schedule"] = as_plain(schedule)
