@@ -64,24 +64,16 @@ class NeighborPairs:
         anchor_logits, neighbor_logits = heads(features[rows]).chunk(2, dim=1)
         return scan_loss(anchor_logits, neighbor_logits, entropy_weight, evenness)
 
-    def loss(
-        self,
-        logits: Tensor,
-        entropy_weight: float,
-        evenness: float = 1.0,
-        anchors: Tensor | None = None,
-    ) -> ScanLoss:
-        """The SCAN loss of every head over all pairs of the anchors.
+    def loss(self, logits: Tensor, entropy_weight: float, evenness: float = 1.0) -> ScanLoss:
+        """The SCAN loss of every head over all pairs.
 
         Args:
             logits: (H, N, C) float32 of all images.
-            anchors: (M,) int64; None is every image.
 
         Returns:
             terms of shape (H,).
         """
-        if anchors is None:
-            anchors = torch.arange(len(self), device=logits.device)
+        anchors = torch.arange(len(self), device=logits.device)
         consistency, pairs = torch.zeros(len(logits), device=logits.device), 0
         for column in range(self.neighbors.shape[1]):
             rows = anchors[self.counts[anchors] > column]

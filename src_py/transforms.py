@@ -660,10 +660,8 @@ def strong_operations(images: Tensor, count: int, generator: torch.Generator) ->
 # ------------------------------------------------------------------------------ cutout
 
 
-def erase_squares(
-    images: Tensor, center_y: Tensor, center_x: Tensor, half: Tensor, fill: float = 0.0
-) -> Tensor:
-    """Fill one square per sample, clipped at the borders.
+def erase_squares(images: Tensor, center_y: Tensor, center_x: Tensor, half: Tensor) -> Tensor:
+    """Set one square per sample to 0, clipped at the borders.
 
     Args:
         center_y, center_x, half: (B,) integer, px; the square covers center - half up to,
@@ -674,10 +672,10 @@ def erase_squares(
     in_rows = (row >= -half[:, None]) & (row < half[:, None])
     in_columns = (column >= -half[:, None]) & (column < half[:, None])
     inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (B, 1, H, W)
-    return images.masked_fill(inside, fill)
+    return images.masked_fill(inside, 0)
 
 
-def cutout(images: Tensor, largest: int, generator: torch.Generator, fill: float = 0.0) -> Tensor:
+def cutout(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
     """Cutout (DeVries & Taylor 2017, arXiv:1708.04552) with a square of random size.
 
     As SCAN's authors do it: a length uniform in 1 to `largest`, of which the square's sides have
@@ -693,7 +691,7 @@ def cutout(images: Tensor, largest: int, generator: torch.Generator, fill: float
 
     half = draw(1, largest + 1) // 2
     center_y, center_x = draw(0, height), draw(0, width)
-    return erase_squares(images, center_y, center_x, half, fill)
+    return erase_squares(images, center_y, center_x, half)
 
 
 # ------------------------------------------------------------------------------ whole views

@@ -40,7 +40,7 @@ def test_arms_take_turns_and_every_round_counts():
 
         return lambda: steady(step)
 
-    found = measure({"a": arm("a"), "b": arm("b")}, 2, 0.0, torch.device("cpu"), warmup=1)
+    found = measure({"a": arm("a"), "b": arm("b")}, 2, 0.0, torch.device("cpu"))
     assert [len(found[name].rates) for name in "ab"] == [2, 2]
     order = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
     assert order == ["a", "b", "a", "b"]

@@ -174,16 +174,6 @@ def test_score_counts_the_distinct_labels():
     assert score(clusters, labels, 3, num_classes=3)["acc"] == 0.75
 
 
-def test_score_with_a_mapping_from_elsewhere():
-    labels, clusters = np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])
-    scores = score(clusters, labels, 2, mapping=np.array([0, 1]))
-    assert scores["acc"] == 0
-    assert scores["hungarian_acc"] == 1
-    assert score(clusters, labels, 2, mapping=np.array([-1, 0]))["acc"] == 0.5
-    with pytest.raises(ValueError, match="3 entries for 2 clusters"):
-        score(clusters, labels, 2, mapping=np.array([0, 1, 2]))
-
-
 @pytest.mark.parametrize(
     ("clusters", "labels", "message"),
     [

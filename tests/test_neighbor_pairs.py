@@ -47,10 +47,8 @@ def test_the_loss_over_all_pairs_is_the_mean_over_neighbor_columns():
     torch.testing.assert_close(full.total[1], torch.stack([e.total for e in each]).mean())
 
 
-def test_the_loss_of_some_anchors_leaves_the_others_out():
+def test_the_loss_over_mutual_pairs_leaves_the_others_out():
     logits = torch.randn(1, 4, 3)
-    pairs = NeighborPairs.of(NEIGHBORS, CPU, mutual=True)
-    anchors = torch.tensor([0, 3])
-    found = pairs.loss(logits, 5.0, anchors=anchors)
-    expected = scan_loss(logits[:, anchors], logits[:, torch.tensor([1, 2])], 5.0)
+    found = NeighborPairs.of(NEIGHBORS, CPU, mutual=True).loss(logits, 5.0)
+    expected = scan_loss(logits, logits[:, torch.tensor([1, 0, 3, 2])], 5.0)
     torch.testing.assert_close(found.total, expected.total)

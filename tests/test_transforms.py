@@ -343,8 +343,8 @@ def test_erase_squares_equals_a_loop():
     half = torch.tensor([0, 1, 2, 8, 50]).repeat(8)  # from nothing to all
     expected = images.clone()
     for index, (y, x, h) in enumerate(torch.stack([center_y, center_x, half], dim=1).tolist()):
-        expected[index, :, max(y - h, 0) : y + h, max(x - h, 0) : x + h] = 0.5
-    assert torch.equal(ours.erase_squares(images, center_y, center_x, half, 0.5), expected)
+        expected[index, :, max(y - h, 0) : y + h, max(x - h, 0) : x + h] = 0
+    assert torch.equal(ours.erase_squares(images, center_y, center_x, half), expected)
 
 
 def test_cutout_centers_are_uniform_and_lengths_too():
@@ -361,7 +361,7 @@ def test_cutout_centers_are_uniform_and_lengths_too():
     # A square of n px a side, unless cut off, comes of the lengths n and n + 1.
     halves = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ours, "erase_squares", lambda images, y, x, half, fill: halves.append(half))
+        patch.setattr(ours, "erase_squares", lambda images, y, x, half: halves.append(half))
         ours.cutout(torch.ones(7000, 1, side, side), 7, generator())
     counts = halves[0].bincount()
     assert len(counts) == 4 and (counts - torch.tensor([1000, 2000, 2000, 2000])).abs().max() < 160

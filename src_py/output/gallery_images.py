@@ -42,7 +42,6 @@ class GalleryImages:
         title: str,
         cluster_names: ClusterNames,
         neighbors: np.ndarray | None = None,
-        seed: int = 0,
     ) -> None:
         """Writes the page.
 
@@ -65,7 +64,7 @@ class GalleryImages:
             merged=[list(group) for group in cluster_names.merge],
             classifier=cluster_names.classifier,
         )
-        write_gallery(path, content, seed)
+        write_gallery(path, content)
 
 
 def _thumbnails(pixels: Tensor) -> np.ndarray:

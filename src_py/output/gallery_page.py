@@ -74,8 +74,8 @@ class GalleryContent:
         return self.probabilities.shape[1]
 
 
-def write_gallery(path: Path, content: GalleryContent, seed: int = 0) -> None:
-    """Writes the page, all or nothing; the same content and seed give the same bytes.
+def write_gallery(path: Path, content: GalleryContent) -> None:
+    """Writes the page, all or nothing; the same content gives the same bytes.
 
     Raises:
         ValueError: where a row of features is not finite or all zero, since the map and the
@@ -88,7 +88,7 @@ def write_gallery(path: Path, content: GalleryContent, seed: int = 0) -> None:
     data = {
         "names": names,
         "thousandths": _whole(confidence[order], 1000),  # of confidence
-        "positions": _whole(map_features(content.features, seed)[order], MAP_STEPS),
+        "positions": _whole(map_features(content.features)[order], MAP_STEPS),
         "neighbors": _page_neighbors(content, order),
         "clusterNames": content.cluster_names,
         "merged": [sorted(group) for group in content.merged],
@@ -114,7 +114,7 @@ def page_template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def map_features(features: np.ndarray, seed: int) -> np.ndarray:
+def map_features(features: np.ndarray) -> np.ndarray:
     """Places (N, D) features in a plane by cosine similarity: (N, 2) float32 in [0, 1].
 
     t-SNE places a sample of at most 2,000 rows; every other row goes to the mean of the sampled
@@ -127,9 +127,9 @@ def map_features(features: np.ndarray, seed: int) -> np.ndarray:
     from threadpoolctl import threadpool_limits
 
     unit = l2_normalize(features)
-    chosen = np.random.default_rng(seed).permutation(len(unit))[:MAP_SAMPLE]
+    chosen = np.random.default_rng(0).permutation(len(unit))[:MAP_SAMPLE]
     with threadpool_limits(1):
-        placed = _place_sample(unit[chosen], seed)
+        placed = _place_sample(unit[chosen])
         positions = np.concatenate(
             [
                 _place_near(unit[start : start + BLOCK_ROWS], unit[chosen], placed)
@@ -141,7 +141,7 @@ def map_features(features: np.ndarray, seed: int) -> np.ndarray:
     return (positions - lowest) / np.maximum(positions.max(axis=0) - lowest, 1e-12)
 
 
-def _place_sample(unit: np.ndarray, seed: int) -> np.ndarray:
+def _place_sample(unit: np.ndarray) -> np.ndarray:
     """(M, D) rows -> (M, 2) float32 by t-SNE, on their principal components."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -149,10 +149,10 @@ def _place_sample(unit: np.ndarray, seed: int) -> np.ndarray:
     rows, width = unit.shape
     if rows < 4 or np.ptp(unit, axis=0).max() < 1e-6:  # too few or all alike: side by side
         return np.stack([np.arange(rows), np.zeros(rows)], axis=1).astype(np.float32)
-    components = PCA(min(MAP_WIDTH, rows, width), random_state=seed).fit_transform(unit)
+    components = PCA(min(MAP_WIDTH, rows, width), random_state=0).fit_transform(unit)
     perplexity = min(30, (rows - 1) / 3)  # scikit-learn's default, or what few rows allow
     start = "pca" if components.shape[1] > 1 else "random"
-    return TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(components)
+    return TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(components)
 
 
 def _place_near(unit: np.ndarray, sampled: np.ndarray, placed: np.ndarray) -> np.ndarray:

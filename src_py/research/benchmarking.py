@@ -44,19 +44,19 @@ class Measurement:
 
 
 def measure(
-    arms: dict[str, Arm], rounds: int, seconds: float, device: torch.device, warmup: int = 2
+    arms: dict[str, Arm], rounds: int, seconds: float, device: torch.device
 ) -> dict[str, Measurement]:
     """Runs every arm once a round, in turn, so that a slow minute of the machine meets all alike.
 
     Args:
-        seconds: least time of one arm in one round, after `warmup` steps that are not counted.
+        seconds: least time of one arm in one round, after two steps that are not counted.
     """
     found = {name: Measurement() for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
             reset_peak_memory(device)
             with arm() as step:
-                for _ in range(warmup):
+                for _ in range(2):
                     step()
                 wait_for(device)
                 started, images = time.perf_counter(), 0
@@ -72,8 +72,8 @@ def measure(
     return found
 
 
-def top_operations(arm: Arm, device: torch.device, steps: int = 5, rows: int = 12) -> dict:
-    """The share of the time that each of the `rows` most expensive operations of an arm takes."""
+def top_operations(arm: Arm, device: torch.device) -> dict:
+    """The share of the time that each of the 12 most expensive operations of an arm takes."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -81,13 +81,13 @@ def top_operations(arm: Arm, device: torch.device, steps: int = 5, rows: int = 1
         for _ in range(2):
             step()
         with torch.profiler.profile(activities=activities) as profiler:
-            for _ in range(steps):
+            for _ in range(5):
                 step()
             wait_for(device)
     time_of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     spent = {row.key: getattr(row, time_of) for row in profiler.key_averages()}
     whole = sum(spent.values())
-    longest = sorted(spent, key=spent.__getitem__, reverse=True)[:rows]
+    longest = sorted(spent, key=spent.__getitem__, reverse=True)[:12]
     return {name: round(spent[name] / whole, 4) for name in longest}
 
 

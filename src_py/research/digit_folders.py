@@ -22,13 +22,13 @@ RATIO = 10  # of the most frequent digit to the rarest
 NATIVE_SIDE, SIDE = 8, 16  # px
 
 
-def long_tail_rows(labels: np.ndarray, ratio: float, seed: int = 0) -> np.ndarray:
+def long_tail_rows(labels: np.ndarray, ratio: float) -> np.ndarray:
     """Rows whose class sizes fall geometrically, by `ratio` from the first to the last class.
 
     Args:
-        labels: (N,) int64. Which class is frequent and which images stay is drawn by `seed`.
+        labels: (N,) int64. Which class is frequent and which images stay is drawn.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     classes = random.permutation(np.unique(labels))
     largest = np.bincount(labels).min()
     kept = []

@@ -104,7 +104,6 @@ def score(
     labels: np.ndarray,
     num_clusters: int,
     num_classes: int | None = None,
-    mapping: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Score a clustering against labels: fractions in 0-1 (ari may fall below 0 by chance).
 
@@ -114,16 +113,14 @@ def score(
     rare one counts as much as a frequent one.
 
     As in the papers, the mapping is fitted on the samples that are scored: the test split's
-    accuracy uses a mapping fitted on the test split itself. Pass the training split's mapping to
-    see "acc" without that freedom.
+    accuracy uses a mapping fitted on the test split itself.
 
     Args:
         clusters, labels: (N,) integers.
         num_classes: None counts the distinct labels; pass it when a split may lack a class.
-        mapping: (num_clusters,).
 
     Raises:
-        ValueError: as contingency does, or for a mapping of wrong size.
+        ValueError: as contingency does.
     """
     clusters, labels = np.asarray(clusters), np.asarray(labels)
     if num_classes is None:
@@ -132,12 +129,9 @@ def score(
     else:
         columns = num_classes
     case = (clusters, labels, num_clusters, columns)
-    if mapping is None:
-        hungarian = mapping_name(num_clusters, num_classes) == "hungarian"
-        mapping = hungarian_mapping(*case) if hungarian else majority_mapping(*case)
-    elif len(mapping) != num_clusters:
-        raise ValueError(f"the mapping has {len(mapping)} entries for {num_clusters} clusters")
-    right = np.asarray(mapping)[clusters] == labels
+    hungarian = mapping_name(num_clusters, num_classes) == "hungarian"
+    mapping = hungarian_mapping(*case) if hungarian else majority_mapping(*case)
+    right = mapping[clusters] == labels
     return {
         "acc": mapping_accuracy(clusters, labels, mapping),
         "macro_acc": float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
