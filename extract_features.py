@@ -3,7 +3,8 @@
     python extract_features.py
     python extract_features.py --run holiday --neighbors 50
 
-Leaves ckp/<run>/features.npy (N x D float32) and neighbors.npy (N x k int64, self excluded).
+Leaves ckp/<run>/features.npy (N x D float32) and neighbors.npy (N x k int64, self excluded); of
+weights that stay as they are (--init) also views.npy (N x V x D float16), features of random views.
 Next: python scan.py --run <run>
 """
 
@@ -19,8 +20,10 @@ def main(config: ExtractFeaturesConfig) -> None:
     import numpy as np
     import torch
 
+    from src_py.augmentation import PLAIN_VIEW
+    from src_py.feature_space import condition
     from src_py.images.run_images import load_settings, open_train
-    from src_py.inference import infer
+    from src_py.inference import gathered, infer, infer_views
     from src_py.neighbors import find_neighbors, neighbor_statistics
     from src_py.run.checkpoints import load_contrastive
     from src_py.run.files import hashes, recorded, write_array, write_json, write_table
@@ -38,21 +41,33 @@ def main(config: ExtractFeaturesConfig) -> None:
             f"--neighbors {config.neighbors}: must be below the number of images, "
             f"{len(images.names)}"
         )
-    batches = infer(model.backbone, images.loader, hardware, config.batch_size)
-    features = torch.cat(list(batches))  # (N, D)
+    backbone, frozen = model.backbone, model.backbone.spec.frozen
+    seen = (images.loader, hardware, config.batch_size)
+    if frozen:  # all that later stages will ever ask of the network
+        shown = [PLAIN_VIEW] + config.views * [config.augment]
+        generator = hardware.generator(*b"extract_features")
+        batches = infer_views(backbone, *seen, shown, generator)
+        every = gathered(batches, len(images.names), "features")  # (N, 1 + V, D)
+        features = every[:, 0].contiguous()
+        write_array(files.views, every[:, 1:].half().numpy())
+    else:
+        batches = infer(backbone, *seen)
+        features = gathered(batches, len(images.names), "features")  # (N, D)
+        files.views.unlink(missing_ok=True)
     print(f"features: {features.shape[0]} x {features.shape[1]}")
 
     searched = features
     if config.features == "projection":
-        if model.backbone.spec.frozen:
+        if frozen:
             raise UserError("--features projection: --init without --fine-tune trains none")
         with torch.no_grad():
-            searched = model.projection_head(features)  # (N, 128)
-    neighbors, similarity = find_neighbors(searched.cpu().numpy(), config.neighbors)  # (N, k)
+            searched = model.projection_head.cpu()(features)  # (N, 128)
+    searched = condition(searched, config.components)
+    neighbors, similarity = find_neighbors(searched.numpy(), config.neighbors)  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 
-    write_array(files.features, features.cpu().numpy())
+    write_array(files.features, features.numpy())
     write_array(files.neighbors, neighbors.astype(np.int64))
     write_table(files.rows, ("row", "path"), enumerate(images.names))
     made = {

@@ -22,6 +22,7 @@ def main(config: ScanConfig) -> None:
     from src_py.run import checkpoints
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
+    from src_py.stored_features import StoredFeatures
 
     files = config.files
     settings = run_images.load_settings(files)
@@ -39,19 +40,29 @@ def main(config: ScanConfig) -> None:
 
     torch.manual_seed(config.seed)
     backbone = checkpoints.load_contrastive(pretext).backbone
-    if config.head_epochs and not session.is_resumable:
-        heads, head_epochs = cluster_heads.train_heads(features, pairs, config, session)
+    views: guard.Views
+    if backbone.spec.frozen:  # heads are all there is to train, and they need no more than this
+        views = StoredFeatures.load(files, hardware.device)
+        heads, _ = cluster_heads.train_heads(features, pairs, config, session)
+        session.begin()
+        model = hardware.place(ClusteringModel(backbone, heads.keep([0])))
+        scan = guard.Candidate(model, model.heads(features)[0].detach())
     else:
-        heads, head_epochs = ClusterHeads(backbone.feature_dim, config.clusters, config.heads), 0
-    model = hardware.place(ClusteringModel(backbone, heads), config.compile)
-
-    model = training_loops.train_scan(model, images, pairs, config, session, head_epochs)
-    best = training_loops.keep_best_head(model, images, pairs, config, session)
+        views = guard.ImageViews(images, config.augment, hardware)
+        if config.head_epochs and not session.is_resumable:
+            heads, head_epochs = cluster_heads.train_heads(features, pairs, config, session)
+        else:
+            heads, head_epochs = ClusterHeads(backbone.feature_dim, config.clusters, config.heads), 0
+        model = hardware.place(ClusteringModel(backbone, heads), config.compile)
+        model = training_loops.train_scan(model, images, pairs, config, session, head_epochs)
+        scan = guard.Candidate(
+            *training_loops.keep_best_head(model, images, pairs, config, session)
+        )
 
     pretrained = checkpoints.load_contrastive(pretext).backbone
     kmeans = guard.kmeans_classifier(pretrained, features, pairs.neighbors, config, hardware)
-    candidates = {"scan": guard.Candidate(*best), "kmeans": kmeans}
-    compared = (candidates, images, pairs.neighbors, config, session)
+    candidates = {"scan": scan, "kmeans": kmeans}
+    compared = (candidates, views, pairs.neighbors, config, session)
     kept, information = guard.keep_scan_or_kmeans(*compared)
     model, logits = candidates[kept]
     temperature = calibration.calibrate("scan", logits, pairs.neighbors, session.say)

@@ -13,16 +13,19 @@ from src_py.run.options import STARTED, run_script
 
 def main(config: SelfLabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
+    import copy
+
     import numpy as np
     import torch
 
-    from src_py import training_loops
+    from src_py import cluster_heads, training_loops
     from src_py.clusters import calibration, guard
     from src_py.images import run_images
     from src_py.inference import all_logits
     from src_py.run import checkpoints
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
+    from src_py.stored_features import StoredFeatures
 
     files = config.files
     settings = run_images.load_settings(files)
@@ -36,15 +39,25 @@ def main(config: SelfLabelConfig) -> None:
     neighbors = torch.from_numpy(np.load(files.neighbors)).to(hardware.device)  # (N, k)
 
     torch.manual_seed(config.seed)
-    model = hardware.place(checkpoints.load_clustering(scan)[0], config.compile)
-    trained = training_loops.train_self_label(model, images, neighbors, config, session)
-
     given = hardware.place(checkpoints.load_clustering(scan)[0])
-    candidates = {"scan": given, "selflabel": trained}
-    compared = (candidates, images, neighbors, config, session)
+    model = hardware.place(copy.deepcopy(given), config.compile)
+    views: guard.Views
+    if given.backbone.spec.frozen:
+        views = stored = StoredFeatures.load(files, hardware.device)
+        model.heads = cluster_heads.self_label_heads(model.heads, stored, neighbors, config, session)
+    else:
+        views = guard.ImageViews(images, config.strong_augment, hardware)
+        model = training_loops.train_self_label(model, images, neighbors, config, session)
+
+    candidates = {"scan": given, "selflabel": model}
+    compared = (candidates, views, neighbors, config, session)
     kept, information = guard.keep_scan_or_self_labelled(*compared)
     final = candidates[kept]
-    logits = all_logits(final, images, hardware, config.batch_size)[0]
+    if given.backbone.spec.frozen:
+        with torch.no_grad():
+            logits = final.heads(stored.plain)[0]
+    else:
+        logits = all_logits(final, images, hardware, config.batch_size)[0]
     temperature = calibration.calibrate("selflabel", logits, neighbors, session.say)
 
     content = checkpoints.clustering_content(final, settings, temperature)

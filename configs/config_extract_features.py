@@ -4,13 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.base_config import DeviceOption, LoadingOption, RunConfig, require_at_least
+from src_py.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
 class ExtractFeaturesConfig(LoadingOption, DeviceOption, RunConfig):
     neighbors: int = 20  # nearest neighbors of each image, itself excluded
     features: Literal["backbone", "projection"] = "backbone"  # layer whose output is searched
+    components: int = 0
+    """principal components in which neighbors are searched, centred and at length 1; 0: in the
+    features as they are"""
+    views: int = 2  # random views of each image whose features are stored, of frozen weights
+    augment: Augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=0.5)  # one such view
     batch_size: int = 512  # images a step
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "neighbors", "batch_size")
+        require_at_least(self, 1, "neighbors", "views", "batch_size")
+        require_at_least(self, 0, "components")

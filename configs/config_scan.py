@@ -24,7 +24,10 @@ class ScanConfig(TrainingConfig):
     steps, unless --minutes are short"""
     head_learning_rate: float = 1e-2  # of Adam in those passes
     candidate_heads: int = 50  # heads in those passes; the `heads` of lowest loss go on
-    prototypes: bool = False  # begin every second candidate head at the prototypes of k-means
+    prototypes: bool = False  # begin these heads at the prototypes of k-means, each at its own
+    components: int = 0
+    """principal components that the features are reduced to for the heads, centred and at length 1;
+    0: the features as they are"""
     mutual: bool = False  # only draw neighbors that have the image among their own neighbors
     plain_neighbors: bool = False  # show the neighbor as it is, only the image in a strong view
     ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0: the last weights
@@ -37,7 +40,7 @@ class ScanConfig(TrainingConfig):
         super().__post_init__()
         require_at_least(self, 2, "clusters")
         require_at_least(self, 1, "heads", "candidate_heads")
-        require_at_least(self, 0, "head_epochs", "head_learning_rate")
+        require_at_least(self, 0, "head_epochs", "head_learning_rate", "components")
         require_fraction(self, "ema_decay")
         if not 0 <= self.evenness <= 1:
             raise UserError(f"--evenness {self.evenness}: must be in [0, 1]")

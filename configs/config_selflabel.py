@@ -12,6 +12,7 @@ class SelfLabelConfig(TrainingConfig):
     batch_size: int = 1000  # images a step
     learning_rate: float = 1e-4  # of Adam
     weight_decay: float = 1e-4  # L2 penalty
+    head_learning_rate: float = 1e-2  # of Adam, where the weights are frozen: heads alone train
     threshold: float = 0.99  # a pseudo-label counts when its probability is above this
     ema_decay: float = 0.0  # of the teacher that gives the pseudo-labels; 0: the model itself
     reliable_share: float = 0.0
@@ -30,4 +31,5 @@ class SelfLabelConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, "refresh_epochs")
+        require_at_least(self, 0, "head_learning_rate")
         require_fraction(self, "threshold", "ema_decay", "reliable_share")

@@ -46,10 +46,13 @@ BEST_RECIPE: Final = "best"
 
 # What the recipe 'best' adds to the published algorithm, which is the config modules' defaults.
 BEST: Stages = {
+    "extract_features": {"components": 64},
     "scan": {
         "heads": 10,
         "head_epochs": 30,
+        "head_learning_rate": 3e-2,
         "prototypes": True,
+        "components": 64,
         "mutual": True,
         "plain_neighbors": True,
     },
@@ -98,6 +101,7 @@ SMALL_GREY: Stages = {
 # From heads that are trained already, a gentler network training does more, and in fewer epochs.
 # Plain neighbors have not been tried with these views, which are milder than SCAN's strong one.
 SMALL_GREY_BEST: Stages = {
+    "extract_features": {"components": 64},
     "scan": {"epochs": 10, "learning_rate": 3e-4, "plain_neighbors": False},
     "selflabel": {"epochs": 10, "learning_rate": 3e-4},
 }

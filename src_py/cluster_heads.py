@@ -1,5 +1,5 @@
 """Cluster heads alone, trained on stored features: seconds, where an epoch of the network takes
-minutes; half of them begin at the prototypes of k-means instead of at random."""
+minutes. They are all there is to train where the weights are frozen."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,14 +9,20 @@ import torch
 from torch import Tensor
 
 from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
+from src_py.clusters.health import ClusterCounts
 from src_py.clusters.kmeans import SAMPLE, kmeans_centers
+from src_py.feature_space import fitted_space
 from src_py.images.loaders import number_of_batches, shuffled_batches
-from src_py.losses import ScanLoss
+from src_py.losses import ScanLoss, self_label_loss
 from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
-from src_py.optimizers import descend
-from src_py.run.planning import Trained, fit_head_epochs
+from src_py.optimizers import descend, moving_average, update_average
+from src_py.pseudo_labels import PseudoLabels
+from src_py.run.planning import Trained, asked_for, fit_head_epochs
+from src_py.run.schedule import ClusterStep
 from src_py.run.session import TrainingSession
+from src_py.stored_features import StoredFeatures
 
 FEWEST_HEAD_STEPS = 600  # a small set has few steps in an epoch; with 300 heads are not yet apart
 SMALLEST_HEAD_BATCH = 512  # heads are small: a smaller batch takes no less time
@@ -25,13 +31,14 @@ SHARPNESS = 5.0  # logits per squared distance; features have a mean squared len
 
 
 @torch.no_grad()
-def start_at_prototypes(heads: ClusterHeads, features: Tensor, chosen: range, seed: int) -> None:
-    """Sets each of the heads `chosen` to the prototypes of its own start of k-means.
+def start_at_prototypes(heads: ClusterHeads, features: Tensor, seed: int) -> None:
+    """Sets each of the heads to the prototypes of its own start of k-means.
 
     With z the features, shifted and scaled to mean 0 and mean squared length 1, and m_c the
     prototypes in that space, logit_c = -SHARPNESS |z - m_c|^2 up to what all clusters share.
 
     Args:
+        heads: that see the features as they are.
         features: (N, D) float32.
     """
     shift = features.mean(dim=0)
@@ -41,7 +48,7 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, chosen: range, se
     points = ((features[sample] - shift) / scale).cpu().numpy()
     weight = heads.linear.weight.unflatten(0, (heads.heads, heads.clusters))
     bias = heads.linear.bias.unflatten(0, (heads.heads, heads.clusters))
-    for head in chosen:
+    for head in range(heads.heads):
         found = kmeans_centers(points, heads.clusters, seed + head, iterations=25)
         prototypes = torch.from_numpy(found).to(features)  # (C, D)
         weight[head] = 2 * SHARPNESS * prototypes / scale
@@ -73,7 +80,7 @@ def head_steps(
 def train_heads(
     features: Tensor, pairs: NeighborPairs, config: ScanConfig, session: TrainingSession
 ) -> tuple[ClusterHeads, int]:
-    """Trains many cluster heads and keeps those of lowest SCAN loss.
+    """Trains many cluster heads and keeps those of lowest SCAN loss, the lowest first.
 
     Avoids what one unlucky initialisation costs.
 
@@ -81,41 +88,117 @@ def train_heads(
         features: (N, D) float32, as the backbone gives them.
 
     Returns:
-        `config.heads` heads, and the epochs that they were trained for.
+        `config.heads` heads for such features, and the epochs that they were trained for.
     """
     generator = session.generator(epoch=-1)
-    heads = ClusterHeads(features.shape[1], config.clusters, config.candidate_heads)
-    heads.to(features.device)
+    space = fitted_space(features, config.components)
+    seen = space(features)
+    heads = ClusterHeads(space.dim, config.clusters, config.candidate_heads).to(seen.device)
     if config.prototypes:
-        start_at_prototypes(heads, features, range(0, config.candidate_heads, 2), config.seed)
+        start_at_prototypes(heads, seen, config.seed)
     batch_size = max(config.batch_size, SMALLEST_HEAD_BATCH)
     optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate)
     trained: Trained = {"heads": heads, "optimizer": optimizer}
     steps = partial(
         head_steps,
-        features=features,
+        features=seen,
         pairs=pairs,
         entropy_weight=config.entropy_weight,
         evenness=config.evenness,
     )
-    fewest = math.ceil(FEWEST_HEAD_STEPS / number_of_batches(len(features), batch_size))
+    fewest = math.ceil(FEWEST_HEAD_STEPS / number_of_batches(len(seen), batch_size))
     asked = max(config.head_epochs, fewest)
-    trial = list(torch.arange(len(features), device=features.device).split(batch_size))
+    trial = list(torch.arange(len(seen), device=seen.device).split(batch_size))
     epochs, seconds = fit_head_epochs(asked, steps, trained, trial, config, session)
     if seconds is not None:
         session.end_training_in(seconds)
     trained_epochs = 0
     while trained_epochs < epochs and session.time_used < 1:
         trained_epochs += 1
-        batches = shuffled_batches(len(features), batch_size, generator)
+        batches = shuffled_batches(len(seen), batch_size, generator)
         for _ in steps(**trained, batches=batches, generator=generator):
             pass
     with torch.no_grad():
-        totals = pairs.loss(heads(features), config.entropy_weight, config.evenness).total
+        totals = pairs.loss(heads(seen), config.entropy_weight, config.evenness).total
     best = totals.argsort()[: config.heads].tolist()
     session.say(
         f"heads: {len(totals)} trained on the stored features for {trained_epochs} epochs, "
-        f"losses {totals.min():.3f} to {totals.max():.3f}, {len(best)} go on"
-        + (f", {sum(h % 2 == 0 for h in best)} from prototypes" if config.prototypes else "")
+        f"losses {totals.min():.3f} to {totals.max():.3f}, {len(best)} of the lowest kept"
     )
-    return heads.keep(best), trained_epochs
+    return heads.keep(best).behind(space), trained_epochs
+
+
+def self_label_head_steps(
+    heads: ClusterHeads,
+    teacher: ClusterHeads,
+    pseudo_labels: PseudoLabels,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    config: SelfLabelConfig,
+) -> Iterator[ClusterStep]:
+    """Self-labelling on stored features: what the teacher is sure of on the plain image teaches a
+    random view.
+
+    Args:
+        heads: with one head.
+        batches: rows (B,), features (B, D) of the plain images, and of one random view of each.
+    """
+    for rows, plain, view in batches:
+        with torch.no_grad():
+            weak_logits = teacher(plain)  # (1, B, C)
+        loss, kept = self_label_loss(
+            weak_logits[0],
+            heads(view)[0],
+            config.threshold,
+            config.balanced,
+            pseudo_labels.reliable[rows],
+        )
+        skipped = (kept == 0).float()
+        descend(optimizer, loss, skipped)
+        measured = {"loss": loss, "kept": kept / len(rows), "skipped": skipped}
+        yield ClusterStep(len(rows), measured, weak_logits)
+
+
+def self_label_heads(
+    heads: ClusterHeads,
+    stored: StoredFeatures,
+    neighbors: Tensor,
+    config: SelfLabelConfig,
+    session: TrainingSession,
+) -> ClusterHeads:
+    """Self-labelling where the weights are frozen: training_loops.train_self_label without a
+    network.
+
+    Args:
+        heads: with one head, for features as the backbone gives them.
+        neighbors: (N, k) int64 on the device.
+
+    Returns:
+        the final head: the EMA teacher where there is one, else `heads`.
+    """
+    device = session.hardware.device
+    teacher = moving_average(heads, config.ema_decay, session.hardware, compiled=False)
+    pseudo_labels = PseudoLabels(len(stored), device)
+    optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate, fused=True)
+    trained: Trained = {"heads": heads, "teacher": teacher}
+    trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}
+    begun = session.stored_schedule(len(stored)) if session.is_resumable else None
+    schedule = begun or asked_for(config, len(stored))
+    for epoch in session.epochs(schedule, **trained):
+        generator = session.generator(epoch)
+        if config.reliable_share and epoch % config.refresh_epochs == 0:
+            with torch.no_grad():
+                logits = teacher(stored.plain)[0]
+            pseudo_labels.renew(logits, neighbors, config.reliable_share)
+        rows = shuffled_batches(
+            len(stored), schedule.batch_size, generator, schedule.images_per_epoch
+        )
+        counts = ClusterCounts(1, heads.clusters, device)
+        batches = session.in_time(stored.batches(rows, generator))
+        for step in self_label_head_steps(**trained, batches=batches, config=config):
+            session.record(step)
+            counts.add(step.logits)
+            if schedule.ema_decay:
+                update_average(teacher, heads, schedule.ema_decay)
+        session.report(epoch, counts.health(reliable=session.mean("kept")))
+    return teacher

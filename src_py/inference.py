@@ -1,14 +1,17 @@
 """Applying a model to all images, in order."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from src_py.augmentation import Augmentation
 from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.models import Backbone, ClusteringModel
 from src_py.run.hardware import Hardware
-from src_py.transforms import normalize, to_float
+from src_py.transforms import normalize, random_view, to_float
 
 
 @torch.no_grad()
@@ -21,6 +24,42 @@ def infer(
         with hardware.autocast():
             outputs = model(normalize(to_float(batch), *model.statistics))
         yield outputs.float()
+
+
+@torch.no_grad()
+def infer_views(
+    backbone: Backbone,
+    images: ImageLoader,
+    hardware: Hardware,
+    batch_size: int,
+    augmentations: Sequence[Augmentation],
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """Yields float32 features (B, V, D) of a random view for each of V augmentations, in order."""
+    backbone.eval()
+    for _, batch in images.batches(ordered_batches(len(images), batch_size)):
+        features = []
+        for augmentation in augmentations:
+            views = random_view(batch, augmentation, generator, backbone.statistics)
+            with hardware.autocast():
+                features.append(backbone(views).float())
+        yield torch.stack(features, dim=1)
+
+
+def gathered(batches: Iterable[Tensor], images: int, title: str) -> Tensor:
+    """All batches as one tensor on the CPU, with a bar where somebody watches.
+
+    Args:
+        images: of all batches together.
+        title: of the bar.
+    """
+    hidden = not sys.stderr.isatty()
+    parts = []
+    with tqdm(total=images, desc=title, unit="img", dynamic_ncols=True, disable=hidden) as bar:
+        for batch in batches:
+            parts.append(batch.cpu())
+            bar.update(len(batch))
+    return torch.cat(parts)
 
 
 def all_logits(

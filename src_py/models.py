@@ -4,6 +4,7 @@ The ResNets' parameter names are torchvision's (`conv1`, `layer1.0.bn2`, ...), s
 either can be read by the other.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src_py.feature_space import FeatureSpace
 from src_py.run.errors import UserError
 
 SMALL_STEM_UP_TO = 64  # px: images this small lose too much in the ImageNet stem's stride of 4
@@ -285,36 +287,51 @@ class KeyQueue(nn.Module):
 
 
 class ClusterHeads(nn.Module):
-    """Several linear cluster heads, computed as one: features (B, D) -> logits (heads, B, C)."""
+    """Several linear cluster heads, computed as one: features (B, D) -> logits (heads, B, C).
+
+    Attributes:
+        space: that the heads see the features in.
+    """
 
     def __init__(
-        self, feature_dim: int, clusters: int, heads: int, normalized: bool = False
+        self,
+        feature_dim: int,
+        clusters: int,
+        heads: int,
+        normalized: bool = False,
+        components: int = 0,
     ) -> None:
         """
         Args:
-            normalized: whether the heads read the features at length 1, as k-means does.
+            normalized, components: see FeatureSpace.
         """
         super().__init__()
+        self.space = FeatureSpace(feature_dim, normalized, components)
         self.clusters = clusters
         self.heads = heads
-        self.normalized = normalized
-        self.linear = nn.Linear(feature_dim, heads * clusters)
+        self.linear = nn.Linear(self.space.dim, heads * clusters)
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.normalized:
-            features = F.normalize(features, dim=1)
-        return self.linear(features).unflatten(1, (self.heads, self.clusters)).movedim(1, 0)
+        logits = self.linear(self.space(features))
+        return logits.unflatten(1, (self.heads, self.clusters)).movedim(1, 0)
 
     def keep(self, chosen: list[int]) -> "ClusterHeads":
         """A copy that has only the heads `chosen`, in that order."""
-        kept = ClusterHeads(self.linear.in_features, self.clusters, len(chosen), self.normalized)
-        kept.to(self.linear.weight.device)
+        kept = copy.deepcopy(self)
+        kept.heads = len(chosen)
+        kept.linear = nn.Linear(self.space.dim, len(chosen) * self.clusters)
+        kept.linear.to(self.linear.weight.device)
         rows = torch.arange(self.heads * self.clusters).unflatten(0, (self.heads, self.clusters))
         rows = rows[chosen].flatten()
         with torch.no_grad():
             kept.linear.weight.copy_(self.linear.weight[rows])
             kept.linear.bias.copy_(self.linear.bias[rows])
         return kept
+
+    def behind(self, space: FeatureSpace) -> "ClusterHeads":
+        """These heads, which have seen features in `space`, for the features as they were."""
+        self.space = space
+        return self
 
 
 class ClusteringModel(nn.Module):

@@ -13,7 +13,8 @@ only who is in which cluster, so that k-means can be compared with a network.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -65,14 +66,35 @@ def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:
     return pair_information(assigned.repeat_interleave(k), assigned[neighbors].flatten(), clusters)
 
 
+class Views(Protocol):
+    """Random views of a set of images."""
+
+    def clusters(self, model: ClusteringModel, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """(M,) int64, where a model with one head puts a random view of the images `rows`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageViews:
+    """Views that are made, and seen by the network, when they are asked for."""
+
+    images: ImageLoader
+    augmentation: Augmentation
+    hardware: Hardware
+
+    def clusters(self, model: ClusteringModel, rows: Tensor, generator: torch.Generator) -> Tensor:
+        model.eval()
+        found = []
+        for _, batch in self.images.batches(rows.split(EVIDENCE_BATCH)):
+            views = random_view(batch, self.augmentation, generator, model.statistics)
+            with self.hardware.autocast():
+                found.append(model(views)[0].argmax(dim=1))
+        return torch.cat(found)
+
+
 @torch.no_grad()
 def view_information(
-    model: ClusteringModel,
-    images: ImageLoader,
-    neighbors: Tensor,
-    augmentation: Augmentation,
-    hardware: Hardware,
-    generator: torch.Generator,
+    model: ClusteringModel, views: Views, neighbors: Tensor, generator: torch.Generator
 ) -> float:
     """The evidence on random views: clusters of a view of an image and of a view of a neighbor.
 
@@ -82,43 +104,29 @@ def view_information(
         model: a classifier with one head.
         neighbors: (N, k) int64 on the device.
     """
-    model.eval()
     device = neighbors.device
     order = torch.randperm(len(neighbors), generator=generator, device=device)
     anchors = order.repeat(EVIDENCE_VIEWS)[:EVIDENCE_PAIRS]
     column = torch.randint(neighbors.shape[1], anchors.shape, generator=generator, device=device)
-    rows = torch.stack([anchors, neighbors[anchors, column]])  # (2, M)
-    found = []
-    for _, batch in images.batches(rows.flatten().split(EVIDENCE_BATCH)):
-        with hardware.autocast():
-            logits = model(random_view(batch, augmentation, generator, model.statistics))[0]
-        found.append(logits.argmax(dim=1))
-    first, second = torch.cat(found).view(2, -1)
+    rows = torch.cat([anchors, neighbors[anchors, column]])  # (2M,)
+    first, second = views.clusters(model, rows, generator).view(2, -1)
     return pair_information(first, second, model.heads.clusters)
 
 
 def balanced_information(
-    model: ClusteringModel,
-    logits: Tensor,
-    images: ImageLoader,
-    neighbors: Tensor,
-    augmentation: Augmentation,
-    hardware: Hardware,
-    generator: torch.Generator,
+    candidate: Candidate, views: Views, neighbors: Tensor, generator: torch.Generator
 ) -> float:
-    """The geometric mean of the evidence on plain images and on strong views.
+    """The geometric mean of the evidence on plain images and on random views.
 
     Plain images favour k-means, which works on the very features that the neighbors were found
     with; strong views favour SCAN's network, which was trained on them. By ratios, what one side
     gains by its favour it loses by the other's.
 
     Args:
-        model: a classifier with one head.
-        logits: (N, C), the model's, of all images.
         neighbors: (N, k) int64 on the device.
     """
-    plain = neighbor_information(logits.argmax(dim=1), neighbors)
-    in_views = view_information(model, images, neighbors, augmentation, hardware, generator)
+    plain = neighbor_information(candidate.logits.argmax(dim=1), neighbors)
+    in_views = view_information(candidate.model, views, neighbors, generator)
     return math.sqrt(plain * in_views)
 
 
@@ -172,15 +180,14 @@ def kmeans_classifier(
 
 def keep_scan_or_kmeans(
     candidates: dict[str, Candidate],
-    images: ImageLoader,
+    views: Views,
     neighbors: Tensor,
     config: ScanConfig,
     session: TrainingSession,
 ) -> tuple[str, dict[str, float]]:
     """Which of 'scan' and 'kmeans' is kept, and the evidence for each (balanced_information)."""
-    views = (images, neighbors, config.augment, session.hardware)
     information = {
-        name: balanced_information(each.model, each.logits, *views, session.generator(epoch=-3))
+        name: balanced_information(each, views, neighbors, session.generator(epoch=-3))
         for name, each in candidates.items()
     }
     return choose_scan_or_kmeans(information, config.guard, session.say), information
@@ -188,15 +195,14 @@ def keep_scan_or_kmeans(
 
 def keep_scan_or_self_labelled(
     candidates: dict[str, ClusteringModel],
-    images: ImageLoader,
+    views: Views,
     neighbors: Tensor,
     config: SelfLabelConfig,
     session: TrainingSession,
 ) -> tuple[str, dict[str, float]]:
     """Which of 'scan' and 'selflabel' is kept, and the evidence for each (view_information)."""
-    views = (images, neighbors, config.strong_augment, session.hardware)
     information = {
-        name: view_information(model, *views, session.generator(epoch=-1))
+        name: view_information(model, views, neighbors, session.generator(epoch=-1))
         for name, model in candidates.items()
     }
     return choose_by_views(information, config.guard, session.say), information

@@ -16,7 +16,7 @@ from src_py.models import (
 from src_py.run.errors import UserError
 from src_py.run.files import as_plain, write_atomically
 
-FORMAT = 2  # since the images' statistics are buffers of the model
+FORMAT = 3  # since heads have a space that they see features in
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
@@ -67,7 +67,8 @@ def clustering_content(model: ClusteringModel, settings: DataSettings, temperatu
         "backbone": model.backbone.spec.as_dict(),
         "clusters": model.heads.clusters,
         "heads": model.heads.heads,
-        "normalized": model.heads.normalized,
+        "normalized": model.heads.space.normalized,
+        "components": model.heads.space.components,
         "weights": _weights(model),
     }
 
@@ -84,7 +85,8 @@ def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
     content = load_checkpoint(path)
     backbone = build_backbone(spec_from_dict(content["backbone"]))
     heads = ClusterHeads(
-        backbone.feature_dim, content["clusters"], content["heads"], content["normalized"]
+        backbone.feature_dim,
+        *(content[name] for name in ("clusters", "heads", "normalized", "components")),
     )
     model = ClusteringModel(backbone, heads)
     model.load_state_dict(content.pop("weights"))

@@ -61,6 +61,11 @@ class RunFiles:
         return self.outputs("extract_features")[1]
 
     @property
+    def views(self) -> Path:
+        """Features of random views, (N, V, D) float16, where the weights are frozen."""
+        return self.checkpoints / "views.npy"
+
+    @property
     def rows(self) -> Path:
         """Which image each row of features.npy and neighbors.npy is: CSV of row, path."""
         return self.checkpoints / "rows.csv"
