@@ -3,7 +3,7 @@
     python simclr.py                                   # the digits that scikit-learn ships
     python simclr.py --preset cifar10                  # a known set, downloaded to ./data
     python simclr.py --data photos --run holiday       # any folder of images
-    python simclr.py --data photos --init resnet18     # few images: weights that others trained
+    python simclr.py --data photos --init efficientnet_lite0   # photos: weights of others
 
 Leaves ckp/<run>/pretext.pt. Next: python extract_features.py --run <run>
 """
@@ -21,7 +21,7 @@ def main(config: SimCLRConfig) -> None:
     from src_py.models import BackboneSpec, ContrastiveModel
     from src_py.run.checkpoints import contrastive_content
     from src_py.run.hardware import choose_hardware
-    from src_py.run.pretrained import pretrained_model, pretrained_preset
+    from src_py.run.pretrained import pretrained_model, pretrained_preset, weights_hint
     from src_py.run.session import TrainingSession
     from src_py.training_loops import train_simclr
 
@@ -37,10 +37,13 @@ def main(config: SimCLRConfig) -> None:
     settings, images = settle_images(config, preset, hardware)
     session.remembered = settled(config, settings)
 
+    if hint := weights_hint(config, settings, on_gpu=hardware.device.type != "cpu"):
+        session.say(hint)
+
     torch.manual_seed(config.seed)
+    vocabulary = None
     if config.init:
-        frozen = not config.fine_tune
-        model = pretrained_model(config.init, settings, config.projection_dim, frozen)
+        model, vocabulary = pretrained_model(config, settings)
     else:
         spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
         model = ContrastiveModel(spec, config.projection_dim)
@@ -52,7 +55,7 @@ def main(config: SimCLRConfig) -> None:
     else:
         train_simclr(model, images, config, session)
 
-    path = session.finish(contrastive_content(model))
+    path = session.finish(contrastive_content(model, vocabulary))
     print(f"{path} written; next: python extract_features.py {config.files.option}")
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
-# The packages of requirements.txt, and what each is imported as.
+# The packages of requirements.txt and what each is imported as, without those of --init alone.
 MODULES = {
     "torch": "torch",
     "torchvision": "torchvision",

@@ -1,6 +1,7 @@
 """Options of simclr.py, the pretext stage. The defaults are the paper's for CIFAR-10."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from configs.base_config import TrainingConfig, require_at_least
@@ -20,8 +21,11 @@ class SimCLRConfig(TrainingConfig):
     width: int = 64  # channels of ResNet-18's first stage; 64 gives 512-d (--init has its own)
     projection_dim: int = 128  # output of the projection head
     init: str | None = None
-    """start from weights: resnet18, resnet34, resnet50 (torchvision's), timm:NAME, or a ResNet's
-    file; without --fine-tune they stay and nothing is trained here"""
+    """start from weights: a name of configs/weights.py (efficientnet_lite0, resnet18, dinov2, ...),
+    timm:NAME, either with @FILE, or a ResNet's file; without --fine-tune they stay and nothing is
+    trained here"""
+    words: Path | None = None
+    """names to suggest, one a line, for --init clip or siglip2 (default: configs/words.txt)"""
     fine_tune: bool = False  # train the weights of --init further, at a tenth of the learning rate
     image_size: int | None = None  # side in px (default: the preset's, or chosen from the images)
     channels: Literal[1, 3] | None = None  # grey or colour (default: the preset's, else colour)
@@ -47,5 +51,9 @@ class SimCLRConfig(TrainingConfig):
             raise UserError(f"--temperature {self.temperature}: must be above 0")
         if self.fine_tune and self.init is None:
             raise UserError("--fine-tune: needs weights to start from: add --init")
+        if self.words is not None and (self.init is None or self.fine_tune):
+            raise UserError(
+                "--words: needs weights that know text and stay: --init clip or siglip2"
+            )
         if self.image_size is not None:
             require_at_least(self, 8, "image_size")

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +58,20 @@ class TimmSpec:
         channels: of the images, 1 or 3.
         image_size: side in px, which the position embeddings of a transformer depend on.
         frozen: no stage trains the backbone.
+        pooling: timm's `global_pool`; "" is the network's own.
+        projected: whether the last layer stays: a projection, as CLIP's, not a classifier.
     """
 
     timm_name: str
     channels: int
     image_size: int
     frozen: bool = False
+    pooling: str = ""
+    projected: bool = False
+
+    def network_options(self) -> dict[str, str]:
+        """What `timm.create_model` must be told, with the classifier or without."""
+        return {"global_pool": self.pooling} if self.pooling else {}
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -205,27 +214,29 @@ def _stage(
 class TimmBackbone(Backbone):
     """Any network of the timm package without its classifier."""
 
-    def __init__(self, spec: TimmSpec, pretrained: bool = False) -> None:
+    def __init__(self, spec: TimmSpec) -> None:
         """
-        Args:
-            pretrained: whether timm downloads its weights, or finds them in its cache.
-
         Raises:
             UserError: when timm is not installed.
         """
         super().__init__(spec)
-        timm = import_timm()
-        self.network = timm.create_model(
-            spec.timm_name, pretrained=pretrained, num_classes=0, in_chans=spec.channels
-        )
-        # Position embeddings are resampled from the size that the network was trained with.
-        if hasattr(self.network, "set_input_size"):
-            self.network.set_input_size(img_size=spec.image_size)
-        self.feature_dim = self.network.head_hidden_size
+        options: dict[str, str | int] = {**spec.network_options(), "in_chans": spec.channels}
+        if not spec.projected:
+            options["num_classes"] = 0
+        network = import_timm().create_model(spec.timm_name, pretrained=False, **options)
+        set_input_size(network, spec.image_size)
+        self.network = network
+        self.feature_dim = network.num_classes if spec.projected else network.head_hidden_size
         self.freeze_if_asked()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
+
+
+def set_input_size(network: Any, image_size: int) -> None:
+    """Resamples the position embeddings, if a network of timm has any, from the size it has had."""
+    if hasattr(network, "set_input_size"):
+        network.set_input_size(img_size=image_size)
 
 
 def import_timm() -> ModuleType:

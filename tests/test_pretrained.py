@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 
+from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
+from configs.weights import IMAGENET_MEAN, IMAGENET_STD
 from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18, import_timm
 from src_py.run import torchvision_compat  # noqa: F401  (must precede torchvision)
@@ -18,13 +20,7 @@ from src_py.run.checkpoints import (
     save_checkpoint,
 )
 from src_py.run.errors import UserError
-from src_py.run.pretrained import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    load_backbone,
-    pretrained_model,
-    pretrained_preset,
-)
+from src_py.run.pretrained import load_backbone, pretrained_model, pretrained_preset
 
 import torchvision  # isort: skip
 
@@ -66,7 +62,7 @@ def assert_same_features(backbone, network, channels=3):
 def test_a_plain_state_dict_is_recognised_by_its_names_and_shapes(tmp_path, networks, name):
     file = tmp_path / "weights.pth"
     torch.save(networks[name].state_dict(), file)
-    backbone, report = load_backbone(str(file), 3, SIZE)
+    backbone, report, _ = load_backbone(str(file), 3, SIZE)
     assert_same_features(backbone, networks[name])
     assert backbone.feature_dim == (2048 if name == "resnet50" else 512)
     assert len(report.matched) == NAMED[name]
@@ -112,7 +108,7 @@ LAYOUTS = {
 def test_every_layout_gives_the_same_network(tmp_path, networks, layout):
     file = tmp_path / "checkpoint.pth.tar"
     torch.save(LAYOUTS[layout](networks["resnet18"].state_dict()), file)
-    backbone, report = load_backbone(str(file), 3, SIZE)
+    backbone, report, _ = load_backbone(str(file), 3, SIZE)
     assert_same_features(backbone, networks["resnet18"])
     assert (len(report.matched), report.missing) == (NAMED["resnet18"], [])
 
@@ -127,14 +123,14 @@ def test_safetensors(tmp_path, networks):
 def test_weights_of_half_precision_become_float32(tmp_path, networks):
     file = tmp_path / "half.pt"
     torch.save({k: v.half() for k, v in networks["resnet18"].state_dict().items()}, file)
-    backbone, _ = load_backbone(str(file), 3, SIZE)
+    backbone = load_backbone(str(file), 3, SIZE).backbone
     assert backbone.conv1.weight.dtype == torch.float32
 
 
 def test_grey_images_give_what_they_gave_in_colour(tmp_path, networks):
     file = tmp_path / "weights.pth"
     torch.save(networks["resnet18"].state_dict(), file)
-    backbone, report = load_backbone(str(file), 1, SIZE)
+    backbone, report, _ = load_backbone(str(file), 1, SIZE)
     assert backbone.conv1.weight.shape == (64, 1, 7, 7)
     assert report.missing == []
     assert_same_features(backbone, networks["resnet18"], channels=1)
@@ -146,13 +142,13 @@ def test_a_name_takes_torchvisions_weights(monkeypatch, networks):
         "get_state_dict",
         lambda weights, **options: networks["resnet34"].state_dict(),
     )
-    backbone, report = load_backbone("resnet34", 3, SIZE)
+    backbone, report, _ = load_backbone("resnet34", 3, SIZE)
     assert_same_features(backbone, networks["resnet34"])
     assert report.lines()[0] == (
         "init: resnet34 of torchvision (IMAGENET1K_V1): 180 of 180 tensors matched "
         "(conv1 1, bn1 4, layer1 30, layer2 45, layer3 65, layer4 35)"
     )
-    assert report.lines()[1:] == ["init: not used: fc 2"]
+    assert report.lines()[1:] == ["init: its classifier of 1,000 words is kept, to suggest names"]
 
 
 def test_offline_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
@@ -174,7 +170,7 @@ def test_what_is_left_random_is_said(tmp_path, networks):
     state["layer3.1.bn2.weight"] = torch.ones(7)  # of another shape
     file = tmp_path / "part.pth"
     torch.save(state, file)
-    backbone, report = load_backbone(str(file), 3, SIZE)
+    backbone, report, _ = load_backbone(str(file), 3, SIZE)
     assert backbone.spec.blocks == (2, 2, 2, 1)
     assert report.missing == ["layer3.1.bn2.weight"]
     assert "layer3.1.bn2.weight" in report.unexpected
@@ -223,7 +219,7 @@ def test_a_damaged_file_and_one_with_code_are_refused_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("init", ["resnet19", "missing.pth"])
 def test_an_unknown_name_lists_the_known_ones(init):
-    with pytest.raises(UserError, match="not a file, nor one of resnet18, resnet34, resnet50"):
+    with pytest.raises(UserError, match=r"nor one of efficientnet_lite0, .*, resnet18, "):
         load_backbone(init, 3, SIZE)
 
 
@@ -237,7 +233,7 @@ def test_images_too_small_for_the_stem_are_refused(tmp_path, networks):
 def test_frozen_weights_stay_and_the_heads_learn(tmp_path, networks):
     file = tmp_path / "weights.pth"
     torch.save(networks["resnet18"].state_dict(), file)
-    backbone, _ = load_backbone(str(file), 3, SIZE, frozen=True)
+    backbone = load_backbone(str(file), 3, SIZE, frozen=True).backbone
     model = ClusteringModel(backbone, ClusterHeads(512, 3, 2)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1, fused=True)
@@ -250,7 +246,7 @@ def test_frozen_weights_stay_and_the_heads_learn(tmp_path, networks):
 def test_fine_tuning_changes_the_weights_and_the_statistics(tmp_path, networks):
     file = tmp_path / "weights.pth"
     torch.save(networks["resnet18"].state_dict(), file)
-    backbone, _ = load_backbone(str(file), 3, SIZE, frozen=False)
+    backbone = load_backbone(str(file), 3, SIZE, frozen=False).backbone
     before = backbone.bn1.running_mean.clone()
     backbone.train()(torch.randn(4, 3, SIZE, SIZE)).sum().backward()
     assert backbone.conv1.weight.grad is not None
@@ -262,7 +258,8 @@ def test_checkpoints_rebuild_it_frozen_or_not(tmp_path, networks, capsys, frozen
     file = tmp_path / "weights.pth"
     torch.save(networks["resnet18"].state_dict(), file)
     settings = DataSettings("folder", None, SIZE, 3, IMAGENET_MEAN, IMAGENET_STD)
-    model = pretrained_model(str(file), settings, projection_dim=8, frozen=frozen)
+    config = SimCLRConfig(init=str(file), projection_dim=8, fine_tune=not frozen)
+    model, _ = pretrained_model(config, settings)
     assert "100 of 100 tensors matched" in capsys.readouterr().out
     save_checkpoint(tmp_path / "pretext.pt", contrastive_content(model))
     again = load_contrastive(tmp_path / "pretext.pt").backbone
@@ -317,6 +314,7 @@ def timm_weights(monkeypatch):
         return create(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", create_without_a_hub)
+    monkeypatch.setattr("src_py.run.timm_weights.require_hub", lambda: None)
     return timm
 
 
@@ -324,8 +322,9 @@ def timm_weights(monkeypatch):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_timm_networks_are_rebuilt_from_the_checkpoint(tmp_path, timm_weights, name, channels):
     settings = DataSettings("folder", None, SIZE, channels, IMAGENET_MEAN, IMAGENET_STD)
-    model = pretrained_model(f"timm:{name}", settings, projection_dim=8, frozen=True)
-    save_checkpoint(tmp_path / "pretext.pt", contrastive_content(model))
+    config = SimCLRConfig(init=f"timm:{name}", projection_dim=8)
+    model, vocabulary = pretrained_model(config, settings)
+    save_checkpoint(tmp_path / "pretext.pt", contrastive_content(model, vocabulary))
     again = load_contrastive(tmp_path / "pretext.pt")
     images = torch.randn(2, channels, SIZE, SIZE)
     with torch.no_grad():

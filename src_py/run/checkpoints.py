@@ -15,6 +15,7 @@ from src_py.models import (
 )
 from src_py.run.errors import UserError
 from src_py.run.files import as_plain, write_atomically
+from src_py.run.vocabulary import Vocabulary
 
 FORMAT = 3  # since heads have a space that they see features in
 
@@ -45,14 +46,19 @@ def load_checkpoint(path: Path) -> dict:
     return content
 
 
-def contrastive_content(model: ContrastiveModel) -> dict:
-    """What rebuilds a pretext model."""
+def contrastive_content(model: ContrastiveModel, vocabulary: Vocabulary | None = None) -> dict:
+    """What rebuilds a pretext model.
+
+    Args:
+        vocabulary: that its features can be compared with.
+    """
     projection_dim = model.projection_head[-1].out_features
-    return {
+    content = {
         "backbone": model.backbone.spec.as_dict(),
         "projection_dim": projection_dim,
         "weights": _weights(model),
     }
+    return content if vocabulary is None else content | {"vocabulary": vocabulary.as_dict()}
 
 
 def clustering_content(model: ClusteringModel, settings: DataSettings, temperature: float) -> dict:
@@ -78,6 +84,12 @@ def load_contrastive(path: Path) -> ContrastiveModel:
     model = ContrastiveModel(spec_from_dict(content["backbone"]), content["projection_dim"])
     model.load_state_dict(content["weights"])
     return model
+
+
+def load_vocabulary(path: Path) -> Vocabulary | None:
+    """The words that the features of a pretext model in `path` can be compared with, if any."""
+    stored = load_checkpoint(path).get("vocabulary")
+    return None if stored is None else Vocabulary.from_dict(stored)
 
 
 def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
