@@ -3,13 +3,12 @@
     python simclr.py                                   # the digits that scikit-learn ships
     python simclr.py --preset cifar10                  # a known set, downloaded to ./data
     python simclr.py --data photos --run holiday       # any folder of images
-    python simclr.py --data photos --init efficientnet_lite0   # photos: weights of others
+    python simclr.py --data photos --init efficientnet_lite0    # weights that know photos already
 
 Leaves ckp/<run>/pretext.pt. Next: python extract_features.py --run <run>
 """
 
 from configs.config_simclr import SimCLRConfig
-from configs.presets import PRESETS
 from src_py.run.options import STARTED, run_script
 
 
@@ -21,7 +20,7 @@ def main(config: SimCLRConfig) -> None:
     from src_py.models import BackboneSpec, ContrastiveModel
     from src_py.run.checkpoints import contrastive_content
     from src_py.run.hardware import choose_hardware
-    from src_py.run.pretrained import pretrained_model, pretrained_preset, weights_hint
+    from src_py.run.pretrained import pretrained_model, starting_preset, weights_hint
     from src_py.run.session import TrainingSession
     from src_py.training_loops import train_simclr
 
@@ -30,14 +29,11 @@ def main(config: SimCLRConfig) -> None:
     if session.is_finished:
         return
 
-    preset = PRESETS[config.preset]
-    if config.init:
-        channels, on_cpu = config.channels or preset.channels, hardware.device.type == "cpu"
-        preset = pretrained_preset(config.init, preset, channels, on_cpu)
-    settings, images = settle_images(config, preset, hardware)
+    on_cpu = hardware.device.type == "cpu"
+    settings, images = settle_images(config, starting_preset(config, on_cpu), hardware)
     session.remembered = settled(config, settings)
 
-    if hint := weights_hint(config, settings, on_gpu=hardware.device.type != "cpu"):
+    if not session.is_resumable and (hint := weights_hint(config, settings, on_cpu)):
         session.say(hint)
 
     torch.manual_seed(config.seed)

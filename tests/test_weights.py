@@ -332,12 +332,12 @@ def test_what_was_downloaded_is_not_asked_for_again(monkeypatch, tmp_path, small
 def test_only_who_trains_on_photos_from_nothing_is_told():
     photos, grey = settings_of(), replace(settings_of(), channels=1)
     config = SimCLRConfig(preset="folder")
-    assert "--init efficientnet_lite0" in weights_hint(config, photos, on_gpu=False)
-    assert "--init dinov2" in weights_hint(config, photos, on_gpu=True)
-    assert weights_hint(config, grey, on_gpu=False) is None
-    assert weights_hint(SimCLRConfig(preset="small_grey"), photos, on_gpu=False) is None
-    assert weights_hint(SimCLRConfig(preset="cifar10"), photos, on_gpu=False) is None
-    assert weights_hint(replace(config, init="resnet18"), photos, on_gpu=False) is None
+    assert "--init efficientnet_lite0" in weights_hint(config, photos, on_cpu=True)
+    assert "--init dinov2" in weights_hint(config, photos, on_cpu=False)
+    assert weights_hint(config, grey, on_cpu=True) is None
+    assert weights_hint(SimCLRConfig(preset="small_grey"), photos, on_cpu=True) is None
+    assert weights_hint(SimCLRConfig(preset="cifar10"), photos, on_cpu=True) is None
+    assert weights_hint(replace(config, init="resnet18"), photos, on_cpu=True) is None
 
 
 def test_the_page_lists_the_table():

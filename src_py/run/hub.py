@@ -52,7 +52,7 @@ def require_hub() -> None:
     from huggingface_hub.constants import ENDPOINT
 
     host = urlsplit(ENDPOINT).hostname
-    if not getproxies():
+    if not getproxies().keys() & {"https", "all"}:
         try:
             socket.getaddrinfo(host, 443)
         except OSError:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from configs.config_simclr import SimCLRConfig
-from configs.presets import FOLDER_PRESET, Preset
+from configs.presets import FOLDER_PRESET, PRESETS, Preset
 from configs.weights import IMAGENET_MEAN, IMAGENET_STD, SIDE, SIDE_ON_CPU
 from src_py.images.image_set import DataSettings
 from src_py.models import Backbone, ContrastiveModel
@@ -45,6 +45,18 @@ class LoadedBackbone(NamedTuple):
     backbone: Backbone
     report: InitReport
     vocabulary: Vocabulary | None
+
+
+def starting_preset(config: SimCLRConfig, on_cpu: bool) -> Preset:
+    """The preset of a run, as its weights want it where it begins with some.
+
+    Raises:
+        UserError: as `pretrained_preset`.
+    """
+    preset = PRESETS[config.preset]
+    if config.init is None:
+        return preset
+    return pretrained_preset(config.init, preset, config.channels or preset.channels, on_cpu)
 
 
 def pretrained_preset(init: str, preset: Preset, channels: int, on_cpu: bool) -> Preset:
@@ -139,12 +151,12 @@ def load_backbone(init: str, channels: int, image_size: int, frozen: bool = True
     return LoadedBackbone(backbone, report, vocabulary)
 
 
-def weights_hint(config: SimCLRConfig, settings: DataSettings, on_gpu: bool) -> str | None:
+def weights_hint(config: SimCLRConfig, settings: DataSettings, on_cpu: bool) -> str | None:
     """What to say to a person who trains on photos of their own from nothing; None to others."""
     is_folder = config.preset == FOLDER_PRESET and settings.source == "folder"
     if config.init or not is_folder or settings.channels != 3:
         return None
-    name = "dinov2" if on_gpu else "efficientnet_lite0"
+    name = "efficientnet_lite0" if on_cpu else "dinov2"
     return (
         f"hint: --init {name} takes weights that know everyday photos and saves this stage's "
         f"training; from nothing is better for what is unlike photos: drawings, microscopy, "
