@@ -42,15 +42,16 @@ def main(config: ScanConfig) -> None:
     backbone = checkpoints.load_contrastive(pretext).backbone
     views: guard.Views
     if backbone.spec.frozen:  # heads are all there is to train, and they need no more than this
-        views = StoredFeatures.load(files, hardware.device)
-        heads, _ = cluster_heads.train_heads(features, pairs, config, session)
+        views = stored = StoredFeatures.load(files, hardware.device)
+        heads, _ = cluster_heads.train_heads(stored, pairs, config, session)
         session.begin()
         model = hardware.place(ClusteringModel(backbone, heads.keep([0])))
         scan = guard.Candidate(model, model.heads(features)[0].detach())
     else:
         views = guard.ImageViews(images, config.augment, hardware)
         if config.head_epochs and not session.is_resumable:
-            heads, head_epochs = cluster_heads.train_heads(features, pairs, config, session)
+            stored = StoredFeatures(features)
+            heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)
         else:
             heads, head_epochs = ClusterHeads(backbone.feature_dim, config.clusters, config.heads), 0
         model = hardware.place(ClusteringModel(backbone, heads), config.compile)

@@ -58,7 +58,7 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, seed: int) -> Non
 def head_steps(
     heads: ClusterHeads,
     optimizer: torch.optim.Optimizer,
-    features: Tensor,
+    stored: StoredFeatures,
     pairs: NeighborPairs,
     batches: Iterable[Tensor],
     generator: torch.Generator,
@@ -68,47 +68,47 @@ def head_steps(
     """SCAN for all heads at once, on the stored features of images and of drawn neighbors.
 
     Args:
-        features: (N, D) float32, as the backbone gives them.
         batches: of anchors, (B,) int64 rows.
     """
     for anchors in batches:
-        loss = pairs.drawn_loss(heads, features, anchors, generator, entropy_weight, evenness)
+        loss = pairs.drawn_loss(heads, stored, anchors, generator, entropy_weight, evenness)
         descend(optimizer, loss.total.sum())
         yield loss
 
 
 def train_heads(
-    features: Tensor, pairs: NeighborPairs, config: ScanConfig, session: TrainingSession
+    stored: StoredFeatures, pairs: NeighborPairs, config: ScanConfig, session: TrainingSession
 ) -> tuple[ClusterHeads, int]:
     """Trains many cluster heads and keeps those of lowest SCAN loss, the lowest first.
 
     Avoids what one unlucky initialisation costs.
 
     Args:
-        features: (N, D) float32, as the backbone gives them.
+        stored: features as the backbone gives them.
 
     Returns:
         `config.heads` heads for such features, and the epochs that they were trained for.
     """
     generator = session.generator(epoch=-1)
-    space = fitted_space(features, config.components)
-    seen = space(features)
-    heads = ClusterHeads(space.dim, config.clusters, config.candidate_heads).to(seen.device)
+    space = fitted_space(stored.plain, config.components)
+    seen = stored.seen_in(space)
+    heads = ClusterHeads(space.dim, config.clusters, config.candidate_heads)
+    heads.to(seen.plain.device)
     if config.prototypes:
-        start_at_prototypes(heads, seen, config.seed)
+        start_at_prototypes(heads, seen.plain, config.seed)
     batch_size = max(config.batch_size, SMALLEST_HEAD_BATCH)
     optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate)
     trained: Trained = {"heads": heads, "optimizer": optimizer}
     steps = partial(
         head_steps,
-        features=seen,
+        stored=seen,
         pairs=pairs,
         entropy_weight=config.entropy_weight,
         evenness=config.evenness,
     )
     fewest = math.ceil(FEWEST_HEAD_STEPS / number_of_batches(len(seen), batch_size))
     asked = max(config.head_epochs, fewest)
-    trial = list(torch.arange(len(seen), device=seen.device).split(batch_size))
+    trial = list(torch.arange(len(seen), device=seen.plain.device).split(batch_size))
     epochs, seconds = fit_head_epochs(asked, steps, trained, trial, config, session)
     if seconds is not None:
         session.end_training_in(seconds)
@@ -119,7 +119,7 @@ def train_heads(
         for _ in steps(**trained, batches=batches, generator=generator):
             pass
     with torch.no_grad():
-        totals = pairs.loss(heads(seen), config.entropy_weight, config.evenness).total
+        totals = pairs.loss(heads(seen.plain), config.entropy_weight, config.evenness).total
     best = totals.argsort()[: config.heads].tolist()
     session.say(
         f"heads: {len(totals)} trained on the stored features for {trained_epochs} epochs, "

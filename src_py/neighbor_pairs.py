@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from src_py.losses import ScanLoss, scan_loss
 from src_py.neighbors import mutual_first
+from src_py.stored_features import StoredFeatures
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class NeighborPairs:
     def drawn_loss(
         self,
         heads: nn.Module,
-        features: Tensor,
+        stored: StoredFeatures,
         anchors: Tensor,
         generator: torch.Generator,
         entropy_weight: float,
@@ -58,10 +59,12 @@ class NeighborPairs:
         """The SCAN loss of each head over the anchors (B,) and one drawn neighbor of each.
 
         Args:
-            heads: ClusterHeads on the features (N, D).
+            heads: ClusterHeads on the features.
+            stored: features of the N images; a view of the anchor meets the neighbor as it is.
         """
-        rows = torch.cat([anchors, self.draw(anchors, generator)])
-        anchor_logits, neighbor_logits = heads(features[rows]).chunk(2, dim=1)
+        neighbors = stored.plain[self.draw(anchors, generator)]
+        seen = torch.cat([stored.draw(anchors, generator), neighbors])
+        anchor_logits, neighbor_logits = heads(seen).chunk(2, dim=1)
         return scan_loss(anchor_logits, neighbor_logits, entropy_weight, evenness)
 
     def loss(self, logits: Tensor, entropy_weight: float, evenness: float = 1.0) -> ScanLoss:

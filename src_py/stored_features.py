@@ -1,4 +1,5 @@
-"""Features that frozen weights gave, once for each image and each of a few random views of it."""
+"""Features as they are stored: of the images, and of a few random views of each where the weights
+are frozen."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src_py.feature_space import FeatureSpace
 from src_py.models import ClusteringModel
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
@@ -17,17 +19,18 @@ class StoredFeatures:
     """
     Attributes:
         plain: (N, D) float32 on the device, of the images as they are.
-        views: (N, V, D) float16 on the device.
+        views: (N, V, D) on the device; without them the plain images are all there is to see.
     """
 
     plain: Tensor
-    views: Tensor
+    views: Tensor | None = None
 
     @staticmethod
     def load(files: RunFiles, device: torch.device) -> "StoredFeatures":
-        """
+        """Those of frozen weights.
+
         Raises:
-            UserError: when they have not been stored, or not with these features.
+            UserError: when there are no views, or not of these features.
         """
         plain, path = np.load(files.features), files.require(files.views, "extract_features")
         views = np.load(path)
@@ -43,8 +46,18 @@ class StoredFeatures:
     def __len__(self) -> int:
         return len(self.plain)
 
+    @torch.no_grad()
+    def seen_in(self, space: FeatureSpace) -> "StoredFeatures":
+        """All of them as `space` gives them."""
+        if self.views is None:
+            return StoredFeatures(space(self.plain))
+        views = [space(view.float()) for view in self.views.unbind(dim=1)]
+        return StoredFeatures(space(self.plain), torch.stack(views, dim=1))
+
     def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """(B, D) float32 of one random view of each of the images `rows`, (B,) int64."""
+        if self.views is None:
+            return self.plain[rows]
         count = self.views.shape[1]
         chosen = torch.randint(count, rows.shape, generator=generator, device=rows.device)
         return self.views[rows, chosen].float()

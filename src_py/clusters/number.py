@@ -23,12 +23,14 @@ from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_
 from torch import Tensor
 
 from src_py.cluster_heads import head_steps, start_at_prototypes
+from src_py.feature_space import condition
 from src_py.images.loaders import shuffled_batches
 from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.run.errors import UserError
 from src_py.run.files import write_atomically
 from src_py.run.hardware import mix_seed
+from src_py.stored_features import StoredFeatures
 
 RECOMMENDATION_FILE = "clusters.json"  # in ckp/<run>/: {"recommended": K, "reason": one line}
 
@@ -36,7 +38,8 @@ RECOMMENDATION_FILE = "clusters.json"  # in ckp/<run>/: {"recommended": K, "reas
 HEADS = 8
 EPOCHS = 30
 BATCH_SIZE = 512
-LEARNING_RATE = 1e-2
+LEARNING_RATE = 3e-2
+COMPONENTS = 64
 ENTROPY_WEIGHT = 5.0
 
 DRAWS = 5  # neighbors of each held-out image that the loss is measured with
@@ -85,13 +88,14 @@ class ClusterNumberStudy:
             pairs: of the same N rows, on the same device.
             images: rows that are drawn to train and to judge; their neighbors may be any row.
         """
-        self.features = features
+        self.features = condition(features, COMPONENTS)
+        self.stored = StoredFeatures(self.features)
         self.pairs = pairs
         self.seed = seed
         random = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(features), generator=random)[:images]
         self.rows = rows.to(features.device)
-        shown = features[self.rows[:SILHOUETTE_ROWS]].cpu().numpy()
+        shown = self.features[self.rows[:SILHOUETTE_ROWS]].cpu().numpy()
         self.distances = pairwise_distances(shown, metric="cosine").clip(min=0)
         np.fill_diagonal(self.distances, 0)
 
@@ -133,9 +137,9 @@ class ClusterNumberStudy:
         order = torch.randperm(len(self.rows), generator=generator, device=self.rows.device)
         trained, held_out = self.rows[order].chunk(2)
         heads = ClusterHeads(self.features.shape[1], clusters, HEADS).to(self.rows.device)
-        start_at_prototypes(heads, self.features[trained], range(0, HEADS, 2), seed)
+        start_at_prototypes(heads, self.features[trained], seed)
         optimizer = torch.optim.Adam(heads.parameters(), lr=LEARNING_RATE)
-        fixed = (self.features, self.pairs)
+        fixed = (self.stored, self.pairs)
         for _ in range(EPOCHS):
             shuffled = shuffled_batches(len(trained), BATCH_SIZE, generator)
             batches = (trained[rows] for rows in shuffled)
@@ -143,7 +147,7 @@ class ClusterNumberStudy:
                 pass
         with torch.no_grad():
             judged = held_out.repeat(DRAWS)
-            loss = self.pairs.drawn_loss(heads, self.features, judged, generator, ENTROPY_WEIGHT)
+            loss = self.pairs.drawn_loss(heads, self.stored, judged, generator, ENTROPY_WEIGHT)
             best = int(loss.total.argmin())
             assigned = heads.keep([best])(self.features[self.rows])[0].argmax(dim=1)
         lost = float(loss.consistency[best] - loss.entropy[best]) / math.log(clusters) + 1

@@ -13,6 +13,8 @@ from src_py.run.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
 
+FLOATS_IN_A_VECTOR = 8  # of AVX2, float32
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -33,11 +35,22 @@ class Hardware:
             compiled: also fuse what stands between the convolutions, with torch.compile. The
                 names in its state_dict stay the same.
         """
+        layout = torch.contiguous_format if self._is_too_thin(module) else torch.channels_last
         # memory_format is documented, but missing from the overloads that torch declares.
-        module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if compiled:
             module.compile()
         return module
+
+    def _is_too_thin(self, module: nn.Module) -> bool:
+        """Whether a convolution has fewer channels than a vector of the processor has numbers.
+
+        oneDNN's gradient of those, channels last, writes outside its memory on processors that have
+        AVX2 but not AVX-512 (torch 2.13).
+        """
+        convolutions = (m for m in module.modules() if isinstance(m, nn.Conv2d))
+        thin = any(each.out_channels < FLOATS_IN_A_VECTOR for each in convolutions)
+        return self.device.type == "cpu" and thin
 
     def autocast(self) -> AbstractContextManager:
         """The context that the forward pass runs in; weights and losses stay float32."""
