@@ -53,7 +53,10 @@ def main(config: ScanConfig) -> None:
             stored = StoredFeatures(features)
             heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)
         else:
-            heads, head_epochs = ClusterHeads(backbone.feature_dim, config.clusters, config.heads), 0
+            heads, head_epochs = (
+                ClusterHeads(backbone.feature_dim, config.clusters, config.heads),
+                0,
+            )
         model = hardware.place(ClusteringModel(backbone, heads), config.compile)
         model = training_loops.train_scan(model, images, pairs, config, session, head_epochs)
         scan = guard.Candidate(

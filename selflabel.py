@@ -44,7 +44,9 @@ def main(config: SelfLabelConfig) -> None:
     views: guard.Views
     if given.backbone.spec.frozen:
         views = stored = StoredFeatures.load(files, hardware.device)
-        model.heads = cluster_heads.self_label_heads(model.heads, stored, neighbors, config, session)
+        model.heads = cluster_heads.self_label_heads(
+            model.heads, stored, neighbors, config, session
+        )
     else:
         views = guard.ImageViews(images, config.strong_augment, hardware)
         model = training_loops.train_self_label(model, images, neighbors, config, session)

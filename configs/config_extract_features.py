@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.base_config import DeviceOption, LoadingOption, RunConfig, require_at_least
-from src_py.augmentation import Augmentation
+from src_py.augmentation import CROPPED_VIEW, Augmentation
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class ExtractFeaturesConfig(LoadingOption, DeviceOption, RunConfig):
     """principal components in which neighbors are searched, centred and at length 1; 0: in the
     features as they are"""
     views: int = 2  # random views of each image whose features are stored, of frozen weights
-    augment: Augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=0.5)  # one such view
+    augment: Augmentation = CROPPED_VIEW  # one such view
     batch_size: int = 512  # images a step
 
     def __post_init__(self) -> None:

@@ -66,4 +66,5 @@ class Augmentation:
 
 # The views of SCAN and of its self-labelling, as in the authors' code.
 PLAIN_VIEW = Augmentation()
+CROPPED_VIEW = Augmentation(crop_scale=(0.4, 1.0), flip=0.5)  # of frozen weights, not the authors'
 STRONG_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=0.5)

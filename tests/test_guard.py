@@ -114,7 +114,7 @@ def centers_of(head):
 def test_the_head_assigns_to_the_nearest_center(clusters, offset):
     features, neighbors, _ = blobs(overlap=0.5, offset=offset)
     head = guard.kmeans_head(features, neighbors, clusters, seed=0)
-    assert (head.clusters, head.heads, head.normalized) == (clusters, 1, True)
+    assert (head.clusters, head.heads, head.space.normalized) == (clusters, 1, True)
     logits = head(features)[0].detach()
     centers, _ = centers_of(head)
     unit = F.normalize(features, dim=1)
@@ -174,14 +174,10 @@ def coloured():
 
 
 def view_information(images, model, seed=0, hue=0.0):
-    return guard.view_information(
-        model,
-        images,
-        same_kind_neighbors(),
-        Augmentation(flip=0.5, brightness=0.2, hue=hue, jitter_probability=1),
-        Hardware(CPU, precision=None),
-        torch.Generator().manual_seed(seed),
-    )
+    augmentation = Augmentation(flip=0.5, brightness=0.2, hue=hue, jitter_probability=1)
+    views = guard.ImageViews(images, augmentation, Hardware(CPU, precision=None))
+    draw = torch.Generator().manual_seed(seed)
+    return guard.view_information(model, views, same_kind_neighbors(), draw)
 
 
 def test_views_that_keep_the_cluster_tell_log_c(coloured):
@@ -226,18 +222,15 @@ def test_balanced_evidence_weighs_plain_images_and_views_alike(coloured):
     """Clusters that are perfect on plain images but lost in views tell as much as the other way."""
     images, model = coloured
     logits = torch.eye(KINDS)[torch.arange(IMAGES) % KINDS]
-    arguments = (
-        images,
-        same_kind_neighbors(),
-        Augmentation(flip=0.5, hue=0.3, jitter_probability=1),
-        Hardware(CPU, precision=None),
-    )
-    draw = torch.Generator()
-    in_views = guard.view_information(model, *arguments, draw.manual_seed(0))
-    found = guard.balanced_information(model, logits, *arguments, draw.manual_seed(0))
+    augmentation = Augmentation(flip=0.5, hue=0.3, jitter_probability=1)
+    views = guard.ImageViews(images, augmentation, Hardware(CPU, precision=None))
+    seen, draw = (views, same_kind_neighbors()), torch.Generator()
+    in_views = guard.view_information(model, *seen, draw.manual_seed(0))
+    perfect = guard.Candidate(model, logits)
+    found = guard.balanced_information(perfect, *seen, draw.manual_seed(0))
     assert found == pytest.approx(math.sqrt(math.log(KINDS) * in_views))
-    lost = torch.zeros_like(logits)
-    assert guard.balanced_information(model, lost, *arguments, draw.manual_seed(0)) == 0
+    lost = guard.Candidate(model, torch.zeros_like(logits))
+    assert guard.balanced_information(lost, *seen, draw.manual_seed(0)) == 0
 
 
 @pytest.mark.parametrize("images", [10, 60, 3333, 50_000])

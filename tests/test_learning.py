@@ -35,6 +35,7 @@ from src_py.neighbors import find_neighbors
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
 from src_py.scoring.metrics import hungarian_accuracy, neighbor_accuracy
+from src_py.stored_features import StoredFeatures
 
 SEED = 0
 IMAGES = 500
@@ -157,7 +158,9 @@ def train_heads(features: Tensor, neighbors: np.ndarray, seed: int, rate: float)
     config = ScanConfig(seed=seed, head_learning_rate=rate, **SCAN)  # for the fewest steps, 600
     torch.manual_seed(seed)
     session = session_for(config, "scan")
-    return cluster_heads.train_heads(features, pairs_of(neighbors), config, session)[0]
+    return cluster_heads.train_heads(
+        StoredFeatures(features), pairs_of(neighbors), config, session
+    )[0]
 
 
 def build_classifier(

@@ -114,7 +114,7 @@ def test_kept_heads_read_the_features_as_before(normalized):
     heads = ClusterHeads(feature_dim=6, clusters=3, heads=4, normalized=normalized)
     features = 5 * torch.randn(5, 6)
     kept = heads.keep([2])
-    assert kept.normalized == normalized
+    assert kept.space.normalized == normalized
     torch.testing.assert_close(kept(features), heads(features)[[2]])
 
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_remembers_whether_heads_are_normalized(tmp_path, normalize
     content, images, logits = stored(normalized)
     save_checkpoint(tmp_path / "scan.pt", content)
     model, rest = load_clustering(tmp_path / "scan.pt")
-    assert model.heads.normalized == rest["normalized"] == normalized
+    assert model.heads.space.normalized == rest["normalized"] == normalized
     torch.testing.assert_close(model.eval()(images), logits)
 
 

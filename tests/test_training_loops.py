@@ -16,6 +16,7 @@ from src_py.neighbor_pairs import NeighborPairs
 from src_py.run import planning
 from src_py.run.hardware import choose_hardware
 from src_py.run.session import TrainingSession
+from src_py.stored_features import StoredFeatures
 from tests.test_session import Clock
 
 SPEC = BackboneSpec(width=4, channels=3, small_stem=True)
@@ -125,7 +126,8 @@ def test_heads_on_stored_features_find_separate_groups(prototypes):
         run="tiny", clusters=3, heads=2, candidate_heads=5, head_epochs=60, prototypes=prototypes
     )
     pairs = NeighborPairs.of(neighbors.numpy(), CPU)
-    heads, _ = cluster_heads.train_heads(features, pairs, config, session_for(config, "scan"))
+    session, stored = session_for(config, "scan"), StoredFeatures(features)
+    heads, _ = cluster_heads.train_heads(stored, pairs, config, session)
     assert heads.heads == 2
     found = heads(features)[0].argmax(dim=1)
     assert len({(int(g), int(f)) for g, f in zip(groups, found, strict=True)}) == 3
@@ -136,15 +138,15 @@ def test_heads_alone_are_trained_on_all_images(monkeypatch):
     seen = []
 
     class Pairs(NeighborPairs):
-        def drawn_loss(self, heads, features, anchors, *arguments):
+        def drawn_loss(self, heads, stored, anchors, *arguments):
             seen.append(anchors)
-            return super().drawn_loss(heads, features, anchors, *arguments)
+            return super().drawn_loss(heads, stored, anchors, *arguments)
 
     tiny = Tiny()
     pairs = Pairs(tiny.pairs.neighbors, tiny.pairs.counts)
     config = ScanConfig(run="tiny", clusters=3, candidate_heads=2, head_epochs=1)
-    features = torch.randn(tiny.size, 4)
-    cluster_heads.train_heads(features, pairs, config, session_for(config, "scan"))
+    stored = StoredFeatures(torch.randn(tiny.size, 4))
+    cluster_heads.train_heads(stored, pairs, config, session_for(config, "scan"))
     assert len(seen) == cluster_heads.FEWEST_HEAD_STEPS  # of one batch an epoch
     assert all(anchors.sort().values.equal(torch.arange(tiny.size)) for anchors in seen)
 
@@ -163,7 +165,8 @@ def test_heads_alone_end_when_they_are_late(monkeypatch):
     config = ScanConfig(run="tiny", minutes=1, clusters=3, candidate_heads=2, head_epochs=1)
     session = session_for(config, "scan")
     begun = clock.now
-    _, epochs = cluster_heads.train_heads(torch.randn(tiny.size, 4), pairs, config, session)
+    stored = StoredFeatures(torch.randn(tiny.size, 4))
+    _, epochs = cluster_heads.train_heads(stored, pairs, config, session)
     # 0.7 s are measured; 0.3 of half of 60 s less that and 5 s are then planned for.
     assert epochs == 20  # that are trained of the 81 planned
     assert clock.now - begun == pytest.approx(0.7 + 0.15 * 54.3, abs=1)

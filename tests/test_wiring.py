@@ -31,6 +31,7 @@ from src_py.optimizers import adam, descend, sgd
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
+from src_py.stored_features import StoredFeatures
 from src_py.transforms import normalize, to_float
 
 CPU = torch.device("cpu")
@@ -302,13 +303,14 @@ def test_the_average_follows_step_by_step(pixels):
 
 def test_heads_alone_see_an_image_and_a_neighbor_of_its_own():
     features = torch.eye(6) * 5
+    stored = StoredFeatures(features)
     neighbors = (torch.arange(6)[:, None] + 1) % 6
     pairs = NeighborPairs.of(neighbors.numpy(), CPU)
     heads = ClusterHeads(6, 3, heads=2)
     shown = seen_by(heads)
     optimizer = torch.optim.Adam(heads.parameters(), lr=0.1)
     batch = torch.tensor([4, 1])
-    steps = head_steps(heads, optimizer, features, pairs, [batch] * 30, generator(), 5.0)
+    steps = head_steps(heads, optimizer, stored, pairs, [batch] * 30, generator(), 5.0)
     first, *_, last = (float(loss.total.detach().sum()) for loss in steps)
     assert torch.equal(shown[0], features[[4, 1, 5, 2]])
     assert last < first - 1
@@ -323,7 +325,7 @@ def test_the_heads_of_lowest_loss_go_on():
         torch.manual_seed(0)
         config = ScanConfig(run="mine", clusters=3, heads=count, candidate_heads=6, head_epochs=1)
         session = TrainingSession(config, "scan", FLOAT32)
-        kept[count], epochs = train_heads(features, pairs, config, session)
+        kept[count], epochs = train_heads(StoredFeatures(features), pairs, config, session)
         assert epochs == 600  # of one step each
     totals = pairs.loss(kept[6](features).detach(), config.entropy_weight).total
     assert totals.tolist() == sorted(totals.tolist()) and totals[0] < totals[-1]
@@ -337,9 +339,9 @@ def test_heads_are_judged_on_images_that_they_were_not_trained_on(monkeypatch):
     rows = []
     drawn_loss = NeighborPairs.drawn_loss
 
-    def remembering(self, heads, features, anchors, *arguments):
+    def remembering(self, heads, stored, anchors, *arguments):
         rows.append(set(anchors.tolist()))
-        return drawn_loss(self, heads, features, anchors, *arguments)
+        return drawn_loss(self, heads, stored, anchors, *arguments)
 
     monkeypatch.setattr(NeighborPairs, "drawn_loss", remembering)
     study._train(clusters=3, trial=0)
