@@ -10,7 +10,8 @@ import time
 import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-KEYS = {"Enter": 13, "Escape": 27, "End": 35, "ArrowRight": 39, "ArrowLeft": 37, "Tab": 9}
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35}
+KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 PATIENCE = 60  # seconds, for a machine that is busy
 
 

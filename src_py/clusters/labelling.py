@@ -82,14 +82,14 @@ class Labelling:
             names, corrections = self.said
             given = corrections.of_rows(self.images)
             corrected = np.flatnonzero(given != NOTHING_SAID)
-            undone = self._steps[self._at + 1].told if self._at + 1 < len(self._steps) else ""
+            told = [step.told for step in self._steps]
             return {
                 "version": self.version,
                 "groups": [_as_shown(names, group) for group in names.groups],
                 "corrections": [[int(row), int(given[row])] for row in corrected],
                 "gone": corrections.gone(self.images),
-                "undo": self._steps[self._at].told,
-                "redo": undone,
+                "undo": told[self._at] if self._at else "",
+                "redo": told[self._at + 1] if self._at + 1 < len(told) else "",
             }
 
     def name(self, version: int, cluster: int, name: str) -> None:

@@ -601,5 +601,6 @@ window.addEventListener("focus", () => state && refresh());
   find("run").textContent = facts.run;
   show(first);
   openGroup(sorted[0].members[0]);
+  backToImages();
   say("All is saved as it is done. ? shows the keys.");
 })();
