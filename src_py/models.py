@@ -316,6 +316,18 @@ class ClusterHeads(nn.Module):
             kept.linear.bias.copy_(self.linear.bias[rows])
         return kept
 
+    def grow(self, parents: list[int]) -> "ClusterHeads":
+        """A copy with one more cluster for each of `parents`, which begins as a copy of that."""
+        clusters = self.clusters + len(parents)
+        grown = ClusterHeads(self.linear.in_features, clusters, self.heads, self.normalized)
+        grown.to(self.linear.weight.device)
+        rows = torch.arange(self.heads * self.clusters).unflatten(0, (self.heads, self.clusters))
+        rows = torch.cat([rows, rows[:, parents]], dim=1).flatten()
+        with torch.no_grad():
+            grown.linear.weight.copy_(self.linear.weight[rows])
+            grown.linear.bias.copy_(self.linear.bias[rows])
+        return grown
+
 
 class ClusteringModel(nn.Module):
     """The classifier of scan.py and selflabel.py: images -> logits (heads, B, C)."""
