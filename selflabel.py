@@ -1,5 +1,7 @@
 """Stage 4, self-labelling: the classifier learns from its own confident predictions.
 
+Images that a person has put into a cluster (label.py --serve) have that label throughout.
+
     python selflabel.py
     python selflabel.py --run holiday --threshold 0.95
 
@@ -13,11 +15,13 @@ from src_py.run.options import STARTED, run_script
 
 def main(config: SelfLabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
+    import copy
+
     import numpy as np
     import torch
 
     from src_py import training_loops
-    from src_py.clusters import calibration, guard
+    from src_py.clusters import calibration, growing, guard
     from src_py.images import run_images
     from src_py.inference import all_logits
     from src_py.run import checkpoints
@@ -26,21 +30,25 @@ def main(config: SelfLabelConfig) -> None:
 
     files = config.files
     settings = run_images.load_settings(files)
-    (scan,) = inputs = files.inputs("selflabel")
+    scan, *_ = inputs = files.inputs("selflabel")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, inputs, started=STARTED)
     if session.is_finished:
         return
 
-    images = run_images.open_mined(files, settings, hardware, config.loading).loader
+    opened = run_images.open_mined(files, settings, hardware, config.loading)
+    images = opened.loader
     neighbors = torch.from_numpy(np.load(files.neighbors)).to(hardware.device)  # (N, k)
 
-    torch.manual_seed(config.seed)
-    model = hardware.place(checkpoints.load_clustering(scan)[0], config.compile)
-    trained = training_loops.train_self_label(model, images, neighbors, config, session)
+    scan_model = checkpoints.load_clustering(scan)[0]
+    said = (config.batch_size, files, hardware, session.say)
+    begun, given = growing.with_corrections(scan_model, opened, *said)
 
-    given = hardware.place(checkpoints.load_clustering(scan)[0])
-    candidates = {"scan": given, "selflabel": trained}
+    torch.manual_seed(config.seed)
+    model = hardware.place(copy.deepcopy(begun), config.compile)
+    trained = training_loops.train_self_label(model, images, neighbors, config, session, given)
+
+    candidates = {"scan": hardware.place(begun), "selflabel": trained}
     compared = (candidates, images, neighbors, config, session)
     kept, information = guard.keep_scan_or_self_labelled(*compared)
     final = candidates[kept]
