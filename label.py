@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from src_py.clusters.labelling import Labelling
     from src_py.clusters.names import ClusterNames
     from src_py.output.served_images import ServedImages
+    from src_py.run.files import RunFiles
 
 
 def main(config: LabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.clusters.classifier import load_cluster_names, load_corrections
+    from src_py.clusters.classifier import load_cluster_names
     from src_py.clusters.names import LABELS_FILE
     from src_py.run.checkpoints import load_checkpoint
     from src_py.run.errors import UserError
@@ -37,8 +38,11 @@ def main(config: LabelConfig) -> None:
             "nothing to do: give --serve, --merge 3,7, --merge-to 10, --name 3=cat, or --show"
         )
     files = config.files
-    scan = files.require(files.output("scan"), "scan")
-    cluster_names = load_cluster_names(files, load_checkpoint(scan)["clusters"])
+    made = [files.require(files.output("scan"), "scan")]
+    if files.is_current("selflabel", corrected=False):  # may have learned of clusters from splits
+        made += files.outputs("selflabel")
+    clusters = max(load_checkpoint(path)["clusters"] for path in made)
+    cluster_names = load_cluster_names(files, clusters)
     # Names after groups: --merge 3,7 --name 7=cat names both.
     for group in groups:
         cluster_names = cluster_names.with_merge(group)
@@ -48,15 +52,27 @@ def main(config: LabelConfig) -> None:
     for cluster, name in names:
         cluster_names = cluster_names.with_name(cluster, name)
 
-    print(f"{'cluster':<16}name")
-    for group in cluster_names.groups:
-        print(f"{', '.join(map(str, group)):<16}{cluster_names.name_of(group[0])}")
-    if corrected := load_corrections(files, cluster_names).given:
-        print(f"{files.corrections} puts {len(corrected)} images into their clusters")
+    tell(files, cluster_names)
     if not config.show:
         path = files.checkpoints / LABELS_FILE
         cluster_names.write(path)
         print(f"{path} written")
+
+
+def tell(files: "RunFiles", cluster_names: "ClusterNames") -> None:
+    """Prints what is said of the clusters, and how many images a person has moved."""
+    from src_py.clusters.classifier import load_corrections
+    from src_py.images.run_images import read_rows
+
+    print(f"{'cluster':<16}name")
+    for group in cluster_names.groups:
+        print(f"{', '.join(map(str, group)):<16}{cluster_names.name_of(group[0])}")
+    if (corrections := load_corrections(files, cluster_names)).given:
+        gone = corrections.gone(read_rows(files)) if files.rows.exists() else 0
+        print(
+            f"{files.corrections}: {len(corrections.given)} images are where a person put them"
+            + (f", of which {gone} are not among the run's images any more" if gone else "")
+        )
 
 
 def merged_by_neighbors(
@@ -65,7 +81,8 @@ def merged_by_neighbors(
     """Groups of clusters that the training images say are one, with `merge_to` left over."""
     import numpy as np
 
-    from src_py.clusters.classifier import choose_classifier
+    from src_py.clusters.classifier import choose_classifier, load_corrections
+    from src_py.clusters.corrections import correct
     from src_py.clusters.merging import merge_by_neighbors
     from src_py.images.run_images import open_mined
     from src_py.output.prediction import open_classifier
@@ -83,6 +100,8 @@ def merged_by_neighbors(
     images = open_mined(files, classifier.settings, hardware, config.loading)
     lowest = [group[0] for group in groups]  # where a group's probability is
     _, probabilities = classifier.outputs(images.loader)
+    given = load_corrections(files, cluster_names).of_rows(images.names)
+    probabilities = correct(probabilities, given, cluster_names.clusters)
     probabilities = cluster_names.merged(probabilities)[:, lowest]
     neighbors = np.load(files.require(files.neighbors, "extract_features"))
     found = merge_by_neighbors(probabilities, neighbors, merge_to)

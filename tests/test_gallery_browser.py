@@ -110,10 +110,13 @@ def test_merging_and_undoing(page):
 
 def test_known_labels_are_there_from_the_start(browser, tmp_path):
     path = tmp_path / "gallery.html"
-    write_gallery(path, make_content(cluster_names={0: "dog"}, merged=[[2, 0]]))
+    suggestions = {1: (("rose", 0.62), ("</script>", 0.5))}
+    known = {"cluster_names": {0: "dog"}, "merged": [[2, 0]], "suggestions": suggestions}
+    write_gallery(path, make_content(**known))
     browser.open(path.as_uri())
     assert browser.run(LABELS)["names"] == {"0": "dog"}
     assert browser.run(LABELS)["merge"] == [[0, 2]]
+    assert browser.run(LABELS)["suggestions"] == {"1": [["rose", 0.62], ["</script>", 0.5]]}
     assert value_of(browser, 2) == "dog"
     assert browser.complaints() == []
 
