@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src_py.clusters.growing import WIDEST, grow_heads
+from src_py.clusters.growing import grow_heads
 from src_py.models import ClusterHeads
 
 KINDS = torch.arange(60) % 3  # the classifier takes the last two for one
@@ -41,11 +41,13 @@ def test_more_clusters_begin_as_copies(heads):
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_a_few_images_teach_the_new_cluster_all_of_its_kind(features, normalized):
+def test_a_few_images_teach_the_new_cluster_most_of_its_kind(features, normalized):
     heads = two_clusters(normalized)
     few = torch.nonzero(KINDS == 2)[:5, 0]
     grown = grow_heads(heads, features, said(few, 2), clusters=3)
-    assert grown(features)[0].argmax(dim=1).tolist() == KINDS.tolist()
+    found = grown(features)[0].argmax(dim=1)
+    assert (found[few] == 2).all() and (found[KINDS < 2] == KINDS[KINDS < 2]).all()
+    assert (found[KINDS == 2] == 2).float().mean() >= 0.5
     torch.testing.assert_close(grown(features)[0, :, :2], heads(features)[0])  # these stay
     assert grown.linear.weight.requires_grad
 
@@ -55,8 +57,21 @@ def test_what_is_told_apart_stays_within_reach_of_training(features):
     rows = torch.nonzero(KINDS == 2)[:, 0]
     grown = grow_heads(two_clusters(), exact, said(rows, 2), clusters=3)
     logits = grown(exact)[0]
-    difference = (logits[:, 2] - logits[:, 1])[[1, 2]]
-    torch.testing.assert_close(difference, torch.tensor([-WIDEST / 2, WIDEST / 2]))
+    difference = (logits[:, 2] - logits[:, 1])[[1, 2]].abs()
+    assert (difference > 2).all() and (difference < 30).all()
+
+
+def test_what_lies_beyond_the_new_cluster_stays_where_it_is():
+    """On a line: what is split off lies between what is left and another cluster."""
+    centers = torch.tensor([0.0, 4.5, 9.0])
+    heads = ClusterHeads(1, 3, heads=1)
+    with torch.no_grad():
+        heads.linear.weight.copy_(2 * centers[:, None])
+        heads.linear.bias.copy_(-centers.square())
+    features = torch.tensor([0.0, 4.0, 5.0, 9.0]).repeat(10)[:, None]
+    given = torch.where(features[:, 0] == 5, 3, -1)
+    found = grow_heads(heads, features, given, clusters=4)(features)[0].argmax(dim=1)
+    assert found.tolist() == [0, 1, 3, 2] * 10
 
 
 def test_a_cluster_that_was_split_twice(features):

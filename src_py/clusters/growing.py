@@ -1,19 +1,18 @@
 """Clusters that a person has split off, as rows of the head that knew nothing of them.
 
-A new cluster begins as a copy of the one that its images came from, plus what tells the two apart:
-with m1 the mean feature of the images given to it, m0 that of those left, d = m1 - m0 and s^2 the
-variance along d within either,
+A new cluster begins as a copy of the one that its images came from, and is then fitted to the
+images given to it, against all others: with z its logit and a = logsumexp of the other clusters'
+logits, whose rows stay as they are, the probability of the new cluster is sigmoid(z - a), and
 
-    new logit = old logit + (f - (m0 + m1) / 2) . d / s^2
+    mean over its images of softplus(a - z) + mean over the others of softplus(z - a)
 
-which is the linear discriminant of two equally wide normal distributions. No other cluster changes,
-and self-labelling goes on from there.
+is a convex function of the new row. Self-labelling goes on from there.
 """
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src_py.clusters.classifier import load_cluster_names, load_corrections
@@ -24,7 +23,10 @@ from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.files import RunFiles
 from src_py.run.hardware import Hardware
 
-WIDEST = 20.0  # logits between the two means, at most: training must be able to change its mind
+FIT_STEPS = 100  # of L-BFGS, at most
+# Of the mean square by which the logit moves away from the copy's: where images can be told apart
+# without a mistake, it would else grow for ever, and training could not change its mind.
+PULL = 1e-3
 ABSENT = 10.0  # logits below the mean of all: a cluster that no image is given to is never chosen
 
 
@@ -63,7 +65,6 @@ def grow_heads(heads: ClusterHeads, features: Tensor, given: Tensor, clusters: i
 
     Args: features (N, D) of all images; given (N,) int64, see `with_corrections`.
     """
-    seen = F.normalize(features, dim=1) if heads.normalized else features
     for new in range(heads.clusters, clusters):
         assigned = torch.where(given == NOTHING_SAID, heads(features)[0].argmax(dim=1), given)
         to_new = assigned == new
@@ -72,23 +73,37 @@ def grow_heads(heads: ClusterHeads, features: Tensor, given: Tensor, clusters: i
             continue
         # Most of its images are what the head takes for one cluster: that which was split.
         parent = int(heads(features[to_new])[0].argmax(dim=1).bincount().argmax())
+        others = heads(features)[0].logsumexp(dim=1)
         heads = heads.grow([parent])
-        left = assigned == parent
-        if left.any():
-            _tell_apart(heads, seen[left], seen[to_new])
+        seen = F.normalize(features, dim=1) if heads.normalized else features
+        _fit_last(heads.linear, seen, to_new, others)
     return heads
 
 
-def _tell_apart(heads: ClusterHeads, left: Tensor, given: Tensor) -> None:
-    """Adds the discriminant of two groups of features to the last row."""
-    first, second = left.mean(dim=0), given.mean(dim=0)
-    direction = second - first
-    within = torch.cat([left - first, given - second]) @ direction  # times |d|
-    distance = direction.square().sum()
-    variance = within.square().mean() / distance.clamp(min=1e-12)
-    slope = direction / torch.maximum(variance, distance / WIDEST).clamp(min=1e-12)
-    heads.linear.weight[-1] += slope
-    heads.linear.bias[-1] -= slope @ (first + second) / 2
+def _fit_last(linear: nn.Linear, features: Tensor, is_new: Tensor, others: Tensor) -> None:
+    """Fits the last row to the images of a new cluster.
+
+    Args:
+        is_new: (N,) bool.
+        others: (N,) what the other clusters' logits add up to, by logsumexp.
+    """
+    copied = features @ linear.weight[-1] + linear.bias[-1]
+    weight, bias = linear.weight[-1].clone(), linear.bias[-1].clone()
+    row = [weight.requires_grad_(), bias.requires_grad_()]
+    optimizer = torch.optim.LBFGS(row, max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
+
+    @torch.enable_grad()
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logit = features @ weight + bias
+        against = F.softplus(logit - others)[~is_new]
+        missed = F.softplus(others - logit)[is_new].mean() + against.sum() / max(1, len(against))
+        total = missed + PULL * (logit - copied).square().mean()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    linear.weight[-1], linear.bias[-1] = weight.detach(), bias.detach()
 
 
 def _with_absent(heads: ClusterHeads) -> ClusterHeads:
