@@ -62,8 +62,8 @@ def main(config: PredictConfig) -> None:
 
     write_predictions(out / "predictions.csv", predictions)
     print(f"{out / 'predictions.csv'}: {len(predictions)} images, by {checkpoint}")
-    if given:
-        print(f"{len(given)} of them as {files.corrections} says")
+    if corrected := sum(prediction.path in given for prediction in predictions):
+        print(f"{corrected} of them as {files.corrections} says")
     if skipped:
         print(f"{out / 'skipped.csv'}: {len(skipped)} unreadable files")
     if shown is not None:

@@ -63,7 +63,9 @@ def with_corrections(
 def grow_heads(heads: ClusterHeads, features: Tensor, given: Tensor, clusters: int) -> ClusterHeads:
     """One head with the clusters from `heads.clusters` to `clusters` - 1 added.
 
-    Args: features (N, D) of all images; given (N,) int64, see `with_corrections`.
+    Args:
+        features: (N, D) of all images.
+        given: (N,) int64, see `with_corrections`.
     """
     for new in range(heads.clusters, clusters):
         assigned = torch.where(given == NOTHING_SAID, heads(features)[0].argmax(dim=1), given)

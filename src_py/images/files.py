@@ -164,7 +164,11 @@ def read_shorter_side(path: Path) -> int:
 
 
 def read_format(path: Path) -> str:
-    """Which of FORMATS `path` is, whatever its extension. Raises UnreadableImage."""
+    """Which of FORMATS `path` is, whatever its extension.
+
+    Raises:
+        UnreadableImage: when it is none of them.
+    """
     try:
         with Image.open(path, formats=_readable_formats()) as image:
             return image.format or ""
