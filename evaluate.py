@@ -37,7 +37,7 @@ def main(config: EvaluateConfig) -> None:
     classifiers = {
         stage: load_clustering(files.output(stage))
         for stage in CLASSIFIERS
-        if files.is_current(stage)
+        if files.is_current(stage, corrected=False)
     }
     for stage in CLASSIFIERS:
         if files.output(stage).exists() and stage not in classifiers:
@@ -45,10 +45,9 @@ def main(config: EvaluateConfig) -> None:
                 f"{files.output(stage)} was made from other files than those of now, and is left "
                 f"out; run again: python {stage}.py {files.option}"
             )
-    cluster_names = {
-        stage: load_cluster_names(files, content["clusters"])
-        for stage, (_, content) in classifiers.items()
-    }
+    # The last stage may have learned of clusters that splits have added.
+    clusters = max((content["clusters"] for _, content in classifiers.values()), default=0)
+    cluster_names = {stage: load_cluster_names(files, clusters) for stage in classifiers}
 
     splits = {}
     for split in ("train", "test"):

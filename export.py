@@ -32,7 +32,9 @@ def main(config: ExportConfig) -> None:
         require_onnx()
     checkpoint = choose_classifier(files)
     model, content = load_clustering(checkpoint)
-    cluster_names = load_cluster_names(files, content["clusters"])
+    clusters = content["clusters"]
+    # Of clusters that a split has added since, the exported network knows nothing.
+    cluster_names = load_cluster_names(files, clusters).of_first(clusters)
 
     classifier = PixelClassifier(model, content)
     program = trace(classifier)

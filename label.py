@@ -1,20 +1,25 @@
-"""Names the clusters of a run, and merges those that are one and the same.
+"""Names the clusters of a run, merges those that are one and the same, and mends them.
 
+    python label.py --run holiday --serve          # in the browser: name, merge, move, split, undo
     python label.py --run holiday --show
     python label.py --run holiday --merge 3,7 --name 3=cat --name 5=dog
     python label.py --run holiday --merge-to 10    # after more clusters than there are kinds
 
-Writes ckp/<run>/labels.json, which the gallery, predict.py, evaluate.py and export.py read; the
+Writes ckp/<run>/labels.json, which the gallery, predict.py, evaluate.py and export.py read; images
+that --serve moves go to ckp/<run>/corrections.csv, which predict.py and selflabel.py read. The
 weights stay as they are. An entry is taken back by deleting its line from the file.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.config_label import LabelConfig
 from src_py.run.options import run_script
 
 if TYPE_CHECKING:
+    from src_py.clusters.labelling import Labelling
     from src_py.clusters.names import ClusterNames
+    from src_py.output.served_images import ServedImages
+    from src_py.run.files import RunFiles
 
 
 def main(config: LabelConfig) -> None:
@@ -24,12 +29,20 @@ def main(config: LabelConfig) -> None:
     from src_py.run.checkpoints import load_checkpoint
     from src_py.run.errors import UserError
 
+    if config.serve:
+        serve(config)
+        return
     groups, names = config.groups, config.names
     if not (groups or names or config.merge_to or config.show):
-        raise UserError("nothing to do: give --merge 3,7, --merge-to 10, --name 3=cat, or --show")
+        raise UserError(
+            "nothing to do: give --serve, --merge 3,7, --merge-to 10, --name 3=cat, or --show"
+        )
     files = config.files
-    scan = files.require(files.output("scan"), "scan")
-    cluster_names = load_cluster_names(files, load_checkpoint(scan)["clusters"])
+    made = [files.require(files.output("scan"), "scan")]
+    if files.is_current("selflabel", corrected=False):  # may have learned of clusters from splits
+        made += files.outputs("selflabel")
+    clusters = max(load_checkpoint(path)["clusters"] for path in made)
+    cluster_names = load_cluster_names(files, clusters)
     # Names after groups: --merge 3,7 --name 7=cat names both.
     for group in groups:
         cluster_names = cluster_names.with_merge(group)
@@ -39,13 +52,27 @@ def main(config: LabelConfig) -> None:
     for cluster, name in names:
         cluster_names = cluster_names.with_name(cluster, name)
 
-    print(f"{'cluster':<16}name")
-    for group in cluster_names.groups:
-        print(f"{', '.join(map(str, group)):<16}{cluster_names.name_of(group[0])}")
+    tell(files, cluster_names)
     if not config.show:
         path = files.checkpoints / LABELS_FILE
         cluster_names.write(path)
         print(f"{path} written")
+
+
+def tell(files: "RunFiles", cluster_names: "ClusterNames") -> None:
+    """Prints what is said of the clusters, and how many images a person has moved."""
+    from src_py.clusters.classifier import load_corrections
+    from src_py.images.run_images import read_rows
+
+    print(f"{'cluster':<16}name")
+    for group in cluster_names.groups:
+        print(f"{', '.join(map(str, group)):<16}{cluster_names.name_of(group[0])}")
+    if (corrections := load_corrections(files, cluster_names)).given:
+        gone = corrections.gone(read_rows(files)) if files.rows.exists() else 0
+        print(
+            f"{files.corrections}: {len(corrections.given)} images are where a person put them"
+            + (f", of which {gone} are not among the run's images any more" if gone else "")
+        )
 
 
 def merged_by_neighbors(
@@ -54,7 +81,8 @@ def merged_by_neighbors(
     """Groups of clusters that the training images say are one, with `merge_to` left over."""
     import numpy as np
 
-    from src_py.clusters.classifier import choose_classifier
+    from src_py.clusters.classifier import choose_classifier, load_corrections
+    from src_py.clusters.corrections import correct
     from src_py.clusters.merging import merge_by_neighbors
     from src_py.images.run_images import open_mined
     from src_py.output.prediction import open_classifier
@@ -72,10 +100,62 @@ def merged_by_neighbors(
     images = open_mined(files, classifier.settings, hardware, config.loading)
     lowest = [group[0] for group in groups]  # where a group's probability is
     _, probabilities = classifier.outputs(images.loader)
+    given = load_corrections(files, cluster_names).of_rows(images.names)
+    probabilities = correct(probabilities, given, cluster_names.clusters)
     probabilities = cluster_names.merged(probabilities)[:, lowest]
     neighbors = np.load(files.require(files.neighbors, "extract_features"))
     found = merge_by_neighbors(probabilities, neighbors, merge_to)
     return [tuple(lowest[place] for place in group) for group in found if len(group) > 1]
+
+
+def serve(config: LabelConfig) -> None:
+    """Serves the page until Ctrl-C."""
+    import threading
+    import webbrowser
+
+    from src_py.output.label_server import LabelServer
+
+    server = LabelServer(*opened_run(config), config.port)
+    print(f"{server.url}\nopen this in a browser; Ctrl-C ends it", flush=True)
+    if config.browser:
+        threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print(f"\nended; all that was said is in {config.files.checkpoints}")
+    finally:
+        server.server_close()
+
+
+def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[str, Any]]:
+    """What there is to name and to mend, its pictures, and what the page is told of them."""
+    import numpy as np
+
+    from src_py.clusters import classifier as of_run
+    from src_py.clusters.labelling import Labelling, Said
+    from src_py.images.run_images import open_mined
+    from src_py.output.prediction import open_classifier
+    from src_py.output.served_images import ServedImages
+    from src_py.run.hardware import choose_hardware
+
+    files = config.files
+    hardware = choose_hardware(config.device)
+    classifier = open_classifier(of_run.choose_classifier(files), hardware)
+    images = open_mined(files, classifier.settings, hardware, config.loading)
+    names = of_run.load_cluster_names(files, classifier.model.heads.clusters)
+    said = Said(names, of_run.load_corrections(files, names))
+    _, probabilities = classifier.outputs(images.loader)  # (N, C)
+    predicted = probabilities.argmax(axis=1)
+    facts = {
+        "run": config.run,
+        "names": images.names,
+        "thousandths": np.rint(1000 * probabilities.max(axis=1)).astype(int).tolist(),
+        "predicted": predicted.tolist(),
+    }
+    features = np.load(files.require(files.features, "extract_features"), mmap_mode="r")
+    labelling = Labelling(files, images.names, predicted, features, said)
+    shown = ServedImages(images.names, classifier.settings.folder, images.loader)
+    return labelling, shown, facts
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@
 Writes out/predictions.csv (path, cluster, name, confidence), one row for each readable image in
 input order, and out/skipped.csv (path, reason); with --gallery also out/gallery.html, with
 --review review.csv and review.html, with --hand-off label_studio.json and .xml and fiftyone.json.
-Names and merged clusters are those of ckp/<run>/labels.json (the gallery and label.py write it).
+Names and merged clusters are those of ckp/<run>/labels.json (the gallery and label.py write it);
+images that a person has put into a cluster (ckp/<run>/corrections.csv, by label.py --serve) are in
+that, with a confidence of 1.
 """
 
 from typing import TYPE_CHECKING
@@ -17,13 +19,18 @@ from configs.config_predict import PredictConfig
 from src_py.run.options import run_script
 
 if TYPE_CHECKING:
+    from src_py.clusters.corrections import Corrections
     from src_py.clusters.names import ClusterNames
     from src_py.output.prediction import Classifier, Prediction
 
 
 def main(config: PredictConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.clusters.classifier import choose_classifier, load_cluster_names
+    from src_py.clusters.classifier import (
+        choose_classifier,
+        load_cluster_names,
+        load_corrections,
+    )
     from src_py.images.decoding import none_readable
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
@@ -40,12 +47,14 @@ def main(config: PredictConfig) -> None:
     hardware = choose_hardware(config.device)
     classifier = open_classifier(checkpoint, hardware, config.batch_size)
     cluster_names = load_cluster_names(files, classifier.model.heads.clusters)
+    corrections = load_corrections(files, cluster_names)
     if not paths:
-        show_training_images(config, classifier, cluster_names)
+        show_training_images(config, classifier, cluster_names, corrections)
         return
 
     shown = GalleryImages() if config.gallery else None
-    predictions, skipped = classify_files(paths, classifier, cluster_names, shown)
+    given = corrections.of_files(paths, classifier.settings.folder)
+    predictions, skipped = classify_files(paths, classifier, cluster_names, shown, given)
     write_table(out / "skipped.csv", ("path", "reason"), skipped)
     if not predictions:
         told = none_readable(", ".join(map(str, config.paths)), skipped)
@@ -53,6 +62,8 @@ def main(config: PredictConfig) -> None:
 
     write_predictions(out / "predictions.csv", predictions)
     print(f"{out / 'predictions.csv'}: {len(predictions)} images, by {checkpoint}")
+    if corrected := sum(prediction.path in given for prediction in predictions):
+        print(f"{corrected} of them as {files.corrections} says")
     if skipped:
         print(f"{out / 'skipped.csv'}: {len(skipped)} unreadable files")
     if shown is not None:
@@ -67,7 +78,10 @@ def main(config: PredictConfig) -> None:
 
 
 def show_training_images(
-    config: PredictConfig, classifier: "Classifier", cluster_names: "ClusterNames"
+    config: PredictConfig,
+    classifier: "Classifier",
+    cluster_names: "ClusterNames",
+    corrections: "Corrections",
 ) -> None:
     import numpy as np
 
@@ -77,10 +91,13 @@ def show_training_images(
     files = config.files
     images = open_mined(files, classifier.settings, classifier.hardware, config.loading)
     page = config.out / "gallery.html"
-    shown = show_images(images.loader, images.names, classifier)
+    given = corrections.of_rows(images.names)
+    shown = show_images(images.loader, images.names, classifier, given, corrections.clusters)
     neighbors = np.load(files.require(files.neighbors, "extract_features"))
     shown.write(page, config.run, cluster_names, neighbors)
     print(f"{page}: open it in a browser, and name the clusters")
+    if corrections.given:
+        print(f"{np.count_nonzero(given >= 0)} of its images as {files.corrections} says")
 
 
 def review(config: PredictConfig, predictions: list["Prediction"]) -> None:

@@ -46,9 +46,9 @@ def main(config: ScanConfig) -> None:
         heads, _ = cluster_heads.train_heads(stored, pairs, config, session)
         session.begin()
         model = hardware.place(ClusteringModel(backbone, heads.keep([0])))
-        scan = guard.Candidate(model, model.heads(features)[0].detach())
+        scan = guard.Candidate(model, views.logits(model))
     else:
-        views = guard.ImageViews(images, config.augment, hardware)
+        views = guard.ImageViews(images, config.augment, hardware, config.batch_size)
         if config.head_epochs and not session.is_resumable:
             stored = StoredFeatures(features)
             heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)

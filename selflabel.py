@@ -1,5 +1,7 @@
 """Stage 4, self-labelling: the classifier learns from its own confident predictions.
 
+Images that a person has put into a cluster (label.py --serve) have that label throughout.
+
     python selflabel.py
     python selflabel.py --run holiday --threshold 0.95
 
@@ -19,9 +21,8 @@ def main(config: SelfLabelConfig) -> None:
     import torch
 
     from src_py import cluster_heads, training_loops
-    from src_py.clusters import calibration, guard
+    from src_py.clusters import calibration, growing, guard
     from src_py.images import run_images
-    from src_py.inference import all_logits
     from src_py.run import checkpoints
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
@@ -29,37 +30,38 @@ def main(config: SelfLabelConfig) -> None:
 
     files = config.files
     settings = run_images.load_settings(files)
-    (scan,) = inputs = files.inputs("selflabel")
+    scan, *_ = inputs = files.inputs("selflabel")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, inputs, started=STARTED)
     if session.is_finished:
         return
 
-    images = run_images.open_mined(files, settings, hardware, config.loading).loader
+    opened = run_images.open_mined(files, settings, hardware, config.loading)
+    images = opened.loader
     neighbors = torch.from_numpy(np.load(files.neighbors)).to(hardware.device)  # (N, k)
 
-    torch.manual_seed(config.seed)
-    given = hardware.place(checkpoints.load_clustering(scan)[0])
-    model = hardware.place(copy.deepcopy(given), config.compile)
+    begun = hardware.place(checkpoints.load_clustering(scan)[0])
+    frozen = begun.backbone.spec.frozen
     views: guard.Views
-    if given.backbone.spec.frozen:
+    if frozen:
         views = stored = StoredFeatures.load(files, hardware.device)
-        model.heads = cluster_heads.self_label_heads(
-            model.heads, stored, neighbors, config, session
-        )
     else:
-        views = guard.ImageViews(images, config.strong_augment, hardware)
-        model = training_loops.train_self_label(model, images, neighbors, config, session)
+        views = guard.ImageViews(images, config.strong_augment, hardware, config.batch_size)
+    begun, given = growing.with_corrections(begun, opened.names, views, files, session.say)
 
-    candidates = {"scan": given, "selflabel": model}
+    torch.manual_seed(config.seed)
+    model = hardware.place(copy.deepcopy(begun), config.compile)
+    if frozen:
+        learned_from = (stored, neighbors, config, session, given)
+        model.heads = cluster_heads.self_label_heads(model.heads, *learned_from)
+    else:
+        model = training_loops.train_self_label(model, images, neighbors, config, session, given)
+
+    candidates = {"scan": begun, "selflabel": model}
     compared = (candidates, views, neighbors, config, session)
     kept, information = guard.keep_scan_or_self_labelled(*compared)
     final = candidates[kept]
-    if given.backbone.spec.frozen:
-        with torch.no_grad():
-            logits = final.heads(stored.plain)[0]
-    else:
-        logits = all_logits(final, images, hardware, config.batch_size)[0]
+    logits = views.logits(final)
     temperature = calibration.calibrate("selflabel", logits, neighbors, session.say)
 
     content = checkpoints.clustering_content(final, settings, temperature)

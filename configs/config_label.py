@@ -15,10 +15,19 @@ class LabelConfig(LoadingOption, DeviceOption, RunConfig):
     merge_to: int | None = None
     """join clusters whose images are each other's neighbors, until so many are left"""
     show: bool = False  # only print what the names are, or would be: write nothing
+    serve: bool = False  # name clusters, and move images, in a page that this machine alone can see
+    port: int = 0  # to serve the page on (default: one that is free)
+    browser: bool = True  # open the page that --serve serves
 
     def __post_init__(self) -> None:
         if self.merge_to is not None:
             require_at_least(self, 2, "merge_to")
+        if not 0 <= self.port < 2**16:
+            raise UserError(f"--port {self.port}: must be from 0 to {2**16 - 1}")
+        if self.serve and (self.merge or self.name or self.merge_to or self.show):
+            raise UserError("--serve: name and merge in the page, or without --serve")
+        if not self.serve and (self.port or not self.browser):
+            raise UserError("--port and --no-browser say how to --serve: give that too")
 
     @property
     def groups(self) -> list[tuple[int, ...]]:

@@ -165,6 +165,7 @@ def self_label_heads(
     neighbors: Tensor,
     config: SelfLabelConfig,
     session: TrainingSession,
+    given: Tensor | None = None,
 ) -> ClusterHeads:
     """Self-labelling where the weights are frozen: training_loops.train_self_label without a
     network.
@@ -172,13 +173,14 @@ def self_label_heads(
     Args:
         heads: with one head, for features as the backbone gives them.
         neighbors: (N, k) int64 on the device.
+        given: (N,) int64, the clusters that a person has given, -1 where nothing is said.
 
     Returns:
         the final head: the EMA teacher where there is one, else `heads`.
     """
     device = session.hardware.device
     teacher = moving_average(heads, config.ema_decay, session.hardware, compiled=False)
-    pseudo_labels = PseudoLabels(len(stored), device)
+    pseudo_labels = PseudoLabels(len(stored), device, given)
     optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate, fused=True)
     trained: Trained = {"heads": heads, "teacher": teacher}
     trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}

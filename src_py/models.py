@@ -328,21 +328,29 @@ class ClusterHeads(nn.Module):
 
     def keep(self, chosen: list[int]) -> "ClusterHeads":
         """A copy that has only the heads `chosen`, in that order."""
-        kept = copy.deepcopy(self)
-        kept.heads = len(chosen)
-        kept.linear = nn.Linear(self.space.dim, len(chosen) * self.clusters)
-        kept.linear.to(self.linear.weight.device)
         rows = torch.arange(self.heads * self.clusters).unflatten(0, (self.heads, self.clusters))
-        rows = rows[chosen].flatten()
-        with torch.no_grad():
-            kept.linear.weight.copy_(self.linear.weight[rows])
-            kept.linear.bias.copy_(self.linear.bias[rows])
-        return kept
+        return self._with_rows(rows[chosen])
+
+    def grow(self, parents: list[int]) -> "ClusterHeads":
+        """A copy with one more cluster for each of `parents`, which begins as a copy of that."""
+        rows = torch.arange(self.heads * self.clusters).unflatten(0, (self.heads, self.clusters))
+        rows = torch.cat([rows, rows[:, parents]], dim=1)
+        return self._with_rows(rows)
 
     def behind(self, space: FeatureSpace) -> "ClusterHeads":
         """These heads, which have seen features in `space`, for the features as they were."""
         self.space = space
         return self
+
+    def _with_rows(self, rows: Tensor) -> "ClusterHeads":
+        """A copy whose heads and clusters are the `rows` (heads, clusters) of the linear layer."""
+        copied = copy.deepcopy(self)
+        copied.heads, copied.clusters = rows.shape
+        copied.linear = nn.Linear(self.space.dim, rows.numel()).to(self.linear.weight.device)
+        with torch.no_grad():
+            copied.linear.weight.copy_(self.linear.weight[rows.flatten()])
+            copied.linear.bias.copy_(self.linear.bias[rows.flatten()])
+        return copied
 
 
 class ClusteringModel(nn.Module):

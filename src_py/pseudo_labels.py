@@ -48,14 +48,18 @@ class PseudoLabels:
 
     Attributes:
         reliable: (N,) int64, UNRELIABLE where there is none.
+        given: (N,) int64, those that a person has given: they hold whatever else is found.
     """
 
-    def __init__(self, images: int, device: torch.device) -> None:
-        self.reliable = torch.full((images,), UNRELIABLE, device=device)
+    def __init__(self, images: int, device: torch.device, given: Tensor | None = None) -> None:
+        unknown = torch.full((images,), UNRELIABLE, device=device)
+        self.given = unknown if given is None else given.to(device)
+        self.reliable = self.given
 
     def renew(self, logits: Tensor, neighbors: Tensor, share: float) -> None:
         """From the logits (N, C) of all images; see `reliable_pseudo_labels`."""
-        self.reliable = reliable_pseudo_labels(logits.softmax(dim=1), neighbors, share)
+        found = reliable_pseudo_labels(logits.softmax(dim=1), neighbors, share)
+        self.reliable = self.given.where(self.given != UNRELIABLE, found)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"reliable": self.reliable}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src_py.feature_space import FeatureSpace
-from src_py.models import ClusteringModel
+from src_py.models import Backbone, ClusteringModel
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 
@@ -68,6 +68,15 @@ class StoredFeatures:
         """Yields (rows (B,), plain features (B, D), those of one random view each (B, D))."""
         for rows in row_batches:
             yield rows, self.plain[rows], self.draw(rows, generator)
+
+    def features(self, backbone: Backbone) -> Tensor:
+        """(N, D) float32 of the images as they are, which the backbone has given before."""
+        return self.plain
+
+    @torch.no_grad()
+    def logits(self, model: ClusteringModel) -> Tensor:
+        """(N, C) float32 of the images as they are, of a model with one head."""
+        return model.heads(self.plain)[0]
 
     def clusters(self, model: ClusteringModel, rows: Tensor, generator: torch.Generator) -> Tensor:
         """(M,) int64, where the model puts one random view of each of the images `rows`."""

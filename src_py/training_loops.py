@@ -276,6 +276,7 @@ def train_self_label(
     neighbors: Tensor,
     config: SelfLabelConfig,
     session: TrainingSession,
+    given: Tensor | None = None,
 ) -> ClusteringModel:
     """
     With `reliable_share`, images whose neighbors agree with them have a pseudo-label from the first
@@ -285,13 +286,14 @@ def train_self_label(
     Args:
         model: with one head.
         neighbors: (N, k) int64 on the device.
+        given: (N,) int64, the clusters that a person has given, -1 where nothing is said.
 
     Returns:
         the final classifier: the EMA teacher where there is one, else `model`.
     """
     hardware = session.hardware
     teacher = moving_average(model, config.ema_decay, hardware, config.compile)
-    pseudo_labels = PseudoLabels(len(images), hardware.device)
+    pseudo_labels = PseudoLabels(len(images), hardware.device, given)
     optimizer = adam(model, config)
     trained: Trained = {"model": model, "teacher": teacher}
     trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}

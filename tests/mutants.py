@@ -209,6 +209,18 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "what a person has said gives way to what is found",
+        "src_py/pseudo_labels.py",
+        "self.reliable = self.given.where(self.given != UNRELIABLE, found)",
+        "self.reliable = found",
+    ),
+    Mutant(
+        "what a person has said is not learned",
+        LOOP,
+        "PseudoLabels(len(images), hardware.device, given)",
+        "PseudoLabels(len(images), hardware.device)",
+    ),
+    Mutant(
         "reliable labels are never renewed",
         LOOP,
         "epoch % config.refresh_epochs == 0",

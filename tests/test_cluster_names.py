@@ -7,9 +7,11 @@ import pytest
 
 import label as label_script
 from configs.config_label import LabelConfig
+from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
 from src_py.run.checkpoints import save_checkpoint
 from src_py.run.errors import UserError
+from src_py.run.files import write_table
 from src_py.run.options import parse
 
 PLAIN = ClusterNames(10, {}, ())
@@ -172,12 +174,15 @@ def test_options_may_be_repeated(command_line):
         (["--name", "cat=3"], ["--name cat=3", "'cat'"]),
         (["--merge", "3;7"], ["--merge 3;7"]),
         (["--merge", ""], ["--merge"]),
+        (["--serve", "--show"], ["--serve"]),
+        (["--port", "8000"], ["--port", "--serve"]),
+        (["--no-browser"], ["--no-browser", "--serve"]),
+        (["--serve", "--port", "70000"], ["--port 70000"]),
     ],
 )
 def test_wrong_options_end_in_one_line(command_line, arguments, words):
-    config = command_line(*arguments)
     with pytest.raises(UserError) as error:
-        label_script.main(config)
+        label_script.main(command_line(*arguments))
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -191,5 +196,10 @@ def test_the_script_writes_shows_and_refuses(run_script, tmp_path):
     assert "1, 3" in shown and "cat" in shown and not (folder / "labels.json").exists()
     run_script("label.py", *arguments)
     assert ClusterNames.load(folder / "labels.json", 4) == ClusterNames(4, {1: "cat"}, ((1, 3),))
+    Corrections(5, {"a.png": 4, "b.png": 0}).write(folder / "corrections.csv")
+    write_table(folder / "rows.csv", ("row", "path"), [(0, "a.png")])
+    told = run_script("label.py", "--run", "mine", "--show").stdout
+    assert "cluster_4" in told and "2 images are where a person put them, of which 1" in told
+    (folder / "corrections.csv").unlink()
     refused = run_script("label.py", "--run", "mine", "--name", "4=x", status=2)
     assert refused.stderr == "label.py: there is no cluster 4: they are 0 to 3\n"

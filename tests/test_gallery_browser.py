@@ -1,167 +1,15 @@
 """gallery.html as a person uses it, in a headless Chromium driven by its DevTools protocol."""
 
-import fcntl
 import json
-import os
-import shutil
-import subprocess
 import time
 
 import pytest
 
 from src_py.output.gallery_page import write_gallery
+from tests.chromium import PATIENCE, started_browser
 from tests.test_gallery_page import HOSTILE, make_content
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-KEYS = {"Enter": 13, "Escape": 27, "End": 35, "ArrowRight": 39, "ArrowLeft": 37, "Tab": 9}
-PATIENCE = 60  # seconds, for a machine that is busy
-
-
-class Browser:
-    """A Chromium with one page, spoken to in JSON through two pipes; needs no package."""
-
-    def __init__(self, program, folder):
-        # Chromium reads from descriptor 3 and writes to 4. Ours are moved out of their way first.
-        read_end, self.commands = os.pipe()
-        self.answers, write_end = os.pipe()
-        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_end, write_end)]
-
-        def place_pipes():
-            os.dup2(theirs[0], 3)
-            os.dup2(theirs[1], 4)
-
-        self.process = subprocess.Popen(
-            [
-                program,
-                "--headless=new",
-                "--remote-debugging-pipe",
-                "--no-sandbox",  # the page is our own, and root has no sandbox
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--no-first-run",
-                f"--user-data-dir={folder / 'profile'}",
-                "about:blank",
-            ],
-            preexec_fn=place_pipes,
-            pass_fds=(3, 4),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for end in (read_end, write_end, *theirs):
-            os.close(end)
-        self.buffer, self.number, self.session, self.events = b"", 0, None, []
-        targets = self.send("Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        attached = self.send("Target.attachToTarget", targetId=page, flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method, **parameters):
-        """One command's result. Events that arrive before it are kept."""
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.commands, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self.receive()
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self.events.append(answer)
-
-    def receive(self):
-        while b"\0" not in self.buffer:
-            part = os.read(self.answers, 1 << 16)
-            assert part, "Chromium has ended"
-            self.buffer += part
-        message, self.buffer = self.buffer.split(b"\0", 1)
-        return json.loads(message)
-
-    def run(self, expression):
-        """The value of a JavaScript expression in the page."""
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def wait_for(self, expression):
-        end = time.monotonic() + PATIENCE
-        while not (value := self.run(expression)):
-            assert time.monotonic() < end, expression
-            time.sleep(0.05)
-        return value
-
-    def open(self, path, width=1200, scheme="light"):
-        self.run("unsaved = false")  # or leaving the page would ask
-        self.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=800,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.send("Emulation.setEmulatedMedia", features=features)
-        self.send("Page.navigate", url="about:blank")
-        self.wait_for("location.href === 'about:blank'")
-        self.events.clear()
-        self.send("Page.navigate", url=path.as_uri())
-        self.wait_for("location.protocol === 'file:' && document.readyState === 'complete'")
-
-    def press(self, key, text=""):
-        for kind in ("keyDown", "keyUp"):
-            self.send(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                code=key,
-                windowsVirtualKeyCode=KEYS[key],
-                text=text if kind == "keyDown" else "",
-            )
-
-    def click(self, selector):
-        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView()")
-        x, y = self.run(
-            f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])"
-            f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-    def type(self, selector, text):
-        self.click(selector)
-        self.send("Input.insertText", text=text)
-
-    def complaints(self):
-        """Errors and warnings of the console, exceptions, and whatever was asked of a network."""
-        self.run("0")  # lets pending events arrive
-        found = []
-        for event in self.events:
-            method, parameters = event.get("method"), event.get("params", {})
-            if method in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
-                found.append(parameters)
-            elif method == "Network.requestWillBeSent":
-                url = parameters["request"]["url"]
-                if not url.startswith(("file:", "data:", "blob:", "about:")):
-                    found.append(url)
-        return found
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        os.close(self.commands)
-        os.close(self.answers)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if program is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    started = Browser(program, tmp_path_factory.mktemp("chromium"))
-    yield started
-    started.close()
+browser = pytest.fixture(scope="module")(started_browser)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +24,7 @@ def gallery(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, gallery):
-    browser.open(gallery)
+    browser.open(gallery.as_uri())
     yield browser
     assert browser.complaints() == []
 
@@ -214,7 +62,7 @@ def test_a_card_for_each_cluster_shows_its_ends(page):
 
 
 def test_sprites_are_decoded_when_they_come_into_view(browser, gallery):
-    browser.open(gallery, width=360)
+    browser.open(gallery.as_uri(), width=360)
     browser.wait_for("sheetUrls.size > 0")
     last = "document.querySelector('.card[data-cluster=\"2\"] [data-end=uncertain] .tile')"
     assert browser.run(f"{last}.style.backgroundImage") == ""
@@ -262,10 +110,13 @@ def test_merging_and_undoing(page):
 
 def test_known_labels_are_there_from_the_start(browser, tmp_path):
     path = tmp_path / "gallery.html"
-    write_gallery(path, make_content(cluster_names={0: "dog"}, merged=[[2, 0]]))
-    browser.open(path)
+    suggestions = {1: (("rose", 0.62), ("</script>", 0.5))}
+    known = {"cluster_names": {0: "dog"}, "merged": [[2, 0]], "suggestions": suggestions}
+    write_gallery(path, make_content(**known))
+    browser.open(path.as_uri())
     assert browser.run(LABELS)["names"] == {"0": "dog"}
     assert browser.run(LABELS)["merge"] == [[0, 2]]
+    assert browser.run(LABELS)["suggestions"] == {"1": [["rose", 0.62], ["</script>", 0.5]]}
     assert value_of(browser, 2) == "dog"
     assert browser.complaints() == []
 
@@ -336,16 +187,16 @@ def test_the_map_by_pointer_and_by_keyboard(page):
 
 def test_light_and_dark(browser, gallery):
     luminance = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
-    browser.open(gallery, scheme="light")
+    browser.open(gallery.as_uri(), scheme="light")
     assert min(browser.run(luminance)) > 200
-    browser.open(gallery, scheme="dark")
+    browser.open(gallery.as_uri(), scheme="dark")
     assert max(browser.run(luminance)) < 60
     assert browser.complaints() == []
 
 
 @pytest.mark.parametrize("width", [360, 320])
 def test_a_phone_needs_no_sideways_scrolling(browser, gallery, width):
-    browser.open(gallery, width=width)
+    browser.open(gallery.as_uri(), width=width)
     assert browser.run("document.documentElement.scrollWidth") <= width
     browser.click(TILE)
     assert browser.run("document.querySelector('dialog').getBoundingClientRect().right") <= width

@@ -175,7 +175,7 @@ def coloured():
 
 def view_information(images, model, seed=0, hue=0.0):
     augmentation = Augmentation(flip=0.5, brightness=0.2, hue=hue, jitter_probability=1)
-    views = guard.ImageViews(images, augmentation, Hardware(CPU, precision=None))
+    views = guard.ImageViews(images, augmentation, Hardware(CPU, precision=None), 16)
     draw = torch.Generator().manual_seed(seed)
     return guard.view_information(model, views, same_kind_neighbors(), draw)
 
@@ -223,7 +223,7 @@ def test_balanced_evidence_weighs_plain_images_and_views_alike(coloured):
     images, model = coloured
     logits = torch.eye(KINDS)[torch.arange(IMAGES) % KINDS]
     augmentation = Augmentation(flip=0.5, hue=0.3, jitter_probability=1)
-    views = guard.ImageViews(images, augmentation, Hardware(CPU, precision=None))
+    views = guard.ImageViews(images, augmentation, Hardware(CPU, precision=None), 16)
     seen, draw = (views, same_kind_neighbors()), torch.Generator()
     in_views = guard.view_information(model, *seen, draw.manual_seed(0))
     perfect = guard.Candidate(model, logits)

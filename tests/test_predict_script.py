@@ -4,17 +4,20 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from configs.config_predict import PredictConfig
 from src_py.clusters.classifier import choose_classifier
+from src_py.clusters.corrections import Corrections
+from src_py.clusters.names import ClusterNames
 from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.run.checkpoints import clustering_content, save_checkpoint
+from src_py.run.checkpoints import clustering_content, load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, hashes, write_json
+from src_py.run.files import RunFiles, hashes, sha256, write_json
 from src_py.run.options import parse
 from tests.conftest import PROJECT, write_image
 
@@ -89,6 +92,27 @@ def test_labels_sorting_review_and_hand_off(predict, tmp_path):
     assert json.loads((out / "fiftyone.json").read_text())["classes"] == ["a/b"]
 
     assert "copy of 0 images, 12 already there" in predict(*options).stdout
+
+
+def test_images_are_where_a_person_put_them(predict, tmp_path):
+    run = tmp_path / "ckp" / "mine"
+    content = load_checkpoint(run / "scan.pt")
+    content["data"]["root"] = "photos"
+    save_checkpoint(run / "scan.pt", content)
+    given = {"00.png": 2, "03.png": 3, "gone.png": 0}
+    Corrections(4, given).write(run / "corrections.csv")
+    classifier = sha256(run / "scan.pt")[:12]
+    ClusterNames(4, {3: "mine"}, ((1, 2),), classifier).write(run / "labels.json")
+    options = ("--out", "out", "--sort", "copy", "--gallery")
+    assert "\n2 of them as ckp/mine/corrections.csv says\n" in predict(*options).stdout
+    rows = {Path(row["path"]).name: row for row in read_csv(tmp_path / "out" / "predictions.csv")}
+    assert len(rows) == 12
+    found = [(rows[name]["cluster"], rows[name]["name"]) for name in ("00.png", "03.png")]
+    assert found == [("1", "cluster_1"), ("3", "mine")]  # 2 is one with 1
+    assert rows["00.png"]["confidence"] == rows["03.png"]["confidence"] == "1.0000"
+    assert [path.name for path in (tmp_path / "out" / "mine").iterdir()] == ["03.png"]
+    page = (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8")
+    assert page.count('class="card"') == 4 and 'value="mine"' in page
 
 
 def test_dry_run_then_move_of_images_whose_results_lie_beside_them(predict, tmp_path):

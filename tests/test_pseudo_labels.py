@@ -3,7 +3,7 @@
 import torch
 
 from src_py.losses import UNRELIABLE
-from src_py.pseudo_labels import reliable_pseudo_labels
+from src_py.pseudo_labels import PseudoLabels, reliable_pseudo_labels
 
 
 def probabilities_for(clusters, confidence):
@@ -37,3 +37,17 @@ def test_an_empty_cluster_is_no_obstacle():
     probabilities = torch.tensor([[0.6, 0.4, 0.0]] * 6)
     found = reliable_pseudo_labels(probabilities, torch.arange(6)[:, None], share=0.9)
     assert (found == 0).sum() == 1 and (found == UNRELIABLE).sum() == 5
+
+
+def test_what_a_person_has_said_holds_whatever_is_found():
+    given = torch.tensor([1, UNRELIABLE, UNRELIABLE, 2])
+    labels = PseudoLabels(4, torch.device("cpu"), given)
+    assert labels.reliable.tolist() == given.tolist()
+    logits = torch.tensor([[9.0, 0, 0]] * 4)
+    labels.renew(logits, torch.arange(4)[:, None], share=0.9)
+    assert labels.reliable.tolist() == [1, UNRELIABLE, UNRELIABLE, 2]  # the best is the first
+    labels.renew(logits.flip(1), torch.arange(4)[:, None], share=0.9)
+    assert labels.reliable[[0, 3]].tolist() == [1, 2]
+    resumed = PseudoLabels(4, torch.device("cpu"), given)
+    resumed.load_state_dict(labels.state_dict())
+    assert resumed.reliable.equal(labels.reliable)

@@ -117,6 +117,22 @@ def test_a_stage_begins_again_when_an_earlier_one_has_changed(tmp_path, capsys):
     assert "an earlier stage has changed" in capsys.readouterr().out
 
 
+def test_self_labelling_begins_again_when_corrections_have_changed(capsys):
+    files = RunFiles("mine")
+    train(options())
+    said = files.corrections
+    for content in (None, "path,cluster\na.png,1\n", "path,cluster\na.png,2\n", None):
+        if content is None:
+            said.unlink(missing_ok=True)
+        else:
+            said.write_text(content)
+        inputs = [files.output("scan"), *files.heeded("selflabel")]
+        assert train(options(), inputs, stage="selflabel") is not None
+        assert train(options(), inputs, stage="selflabel") is None
+    told = capsys.readouterr().out
+    assert told.count(f"selflabel: {said} has changed since; training again") == 3
+
+
 def test_what_a_script_took_before_its_session_counts(monkeypatch):
     clock = Clock(monkeypatch)
     session = TrainingSession(options(), "scan", choose_hardware("cpu"), started=clock.now - 7)
@@ -268,12 +284,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_names_of_clusters_stay_until_the_classifier_is_replaced(capsys):
     train(options())
-    names = RunFiles("mine").checkpoints / LABELS_FILE
+    names, corrections = RunFiles("mine").checkpoints / LABELS_FILE, RunFiles("mine").corrections
     names.write_text("{}")
+    corrections.write_text("path,cluster\n")
     session = TrainingSession(options(restart=True), "scan", choose_hardware("cpu"))
-    assert names.exists()  # heads are trained now, or Ctrl-C is pressed
+    assert names.exists() and corrections.exists()  # heads are trained now, or Ctrl-C is pressed
     session.begin()
     assert not names.exists() and names.with_name("labels.old.json").exists()
+    assert not corrections.exists() and corrections.with_name("corrections.old.csv").exists()
     assert not RunFiles("mine").output("scan").exists()
 
 

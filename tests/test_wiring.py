@@ -447,3 +447,22 @@ def test_reliable_labels_are_found_by_the_teacher_and_renewed(monkeypatch, pixel
     teacher = training_loops.train_self_label(model, images, neighbors, config, session)
     assert renewed == [((IMAGES, 3), 0.5)] * 3  # before the epochs 0, 2 and 4
     assert teacher is not model and all(each is teacher for each in asked)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_what_a_person_has_said_is_taught_in_every_epoch(monkeypatch, pixels, share):
+    """Whatever the teacher says, and whatever else is found reliable."""
+    taught = remember(monkeypatch, "self_label_loss", lambda weak, strong, *_: _loss_of(strong))
+    config = SelfLabelConfig(
+        run="mine", epochs=3, batch_size=IMAGES, reliable_share=share, refresh_epochs=1
+    )
+    given = torch.full((IMAGES,), UNRELIABLE)
+    given[[2, 7, 9]] = torch.tensor([0, 2, 1])
+    neighbors = torch.arange(IMAGES).roll(1)[:, None]
+    images = RememberingImages(pixels, CPU)
+    session = TrainingSession(config, "selflabel", FLOAT32)
+    training_loops.train_self_label(classifier(), images, neighbors, config, session, given)
+    *_, reliable = taught[-1]
+    (rows,) = images.asked
+    assert reliable[rows.argsort()][[2, 7, 9]].tolist() == [0, 2, 1]
+    assert (reliable != UNRELIABLE).sum() > 3 or share == 0

@@ -1,7 +1,9 @@
 """Which classifier of a run answers, and what its clusters are called."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import LABELS_FILE, ClusterNames
 from src_py.run.files import RunFiles, sha256
 from src_py.run.stages import PRETEXTS
@@ -18,9 +20,11 @@ def choose_classifier(files: RunFiles) -> Path:
     files.require(files.data, PRETEXTS[0])
     scan = files.require(files.output("scan"), "scan")
     self_labelled = files.output("selflabel")
-    if not files.is_current("selflabel"):
+    if not files.is_current("selflabel", corrected=False):
         print(f"selflabel.py has not been run on {scan}: using that")
         return scan
+    if not files.is_current("selflabel"):
+        print(f"{self_labelled} has not learned from {files.corrections} as it is now")
     record = files.record("selflabel") or {}
     information = record.get("information", {"scan": 0.0, "selflabel": 0.0})
     if record.get("kept") == "selflabel" and information["selflabel"] < information["scan"]:
@@ -30,13 +34,27 @@ def choose_classifier(files: RunFiles) -> Path:
 
 
 def load_cluster_names(files: RunFiles, clusters: int) -> ClusterNames:
-    """The names and merged groups of a run's clusters.
+    """The names and merged groups of a run's clusters, with those that splits have added.
 
     Args:
         clusters: how many the run's classifier has.
 
     Raises:
-        UserError: when labels.json is damaged, or of another training.
+        UserError: when labels.json or corrections.csv is damaged, or of another training.
     """
     classifier = sha256(files.output("scan"))[:CLASSIFIER_DIGITS]
-    return ClusterNames.load(files.checkpoints / LABELS_FILE, clusters, classifier)
+    names = ClusterNames.load(files.checkpoints / LABELS_FILE, clusters, classifier)
+    # A file that was written before the last split does not know of it.
+    return replace(names, clusters=Corrections.load(files.corrections, names.clusters).clusters)
+
+
+def load_corrections(files: RunFiles, cluster_names: ClusterNames) -> Corrections:
+    """What a person said of single images.
+
+    Args:
+        cluster_names: of the run, by `load_cluster_names`.
+
+    Raises:
+        UserError: when corrections.csv is damaged.
+    """
+    return Corrections.load(files.corrections, cluster_names.clusters)

@@ -26,6 +26,7 @@ from src_py.augmentation import Augmentation
 from src_py.clusters.calibration import fit_temperature
 from src_py.clusters.kmeans import SAMPLE, kmeans_centers
 from src_py.images.loaders import ImageLoader
+from src_py.inference import all_logits, infer
 from src_py.models import Backbone, ClusterHeads, ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
@@ -67,7 +68,15 @@ def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:
 
 
 class Views(Protocol):
-    """Random views of a set of images."""
+    """A set of images as classifiers see them: as they are, and in random views."""
+
+    def features(self, backbone: Backbone) -> Tensor:
+        """(N, D) float32 of the images as they are."""
+        ...
+
+    def logits(self, model: ClusteringModel) -> Tensor:
+        """(N, C) float32 of the images as they are, of a model with one head."""
+        ...
 
     def clusters(self, model: ClusteringModel, rows: Tensor, generator: torch.Generator) -> Tensor:
         """(M,) int64, where a model with one head puts a random view of the images `rows`."""
@@ -76,11 +85,18 @@ class Views(Protocol):
 
 @dataclass(frozen=True)
 class ImageViews:
-    """Views that are made, and seen by the network, when they are asked for."""
+    """What is made, and seen by the network, when it is asked for."""
 
     images: ImageLoader
     augmentation: Augmentation
     hardware: Hardware
+    batch_size: int
+
+    def features(self, backbone: Backbone) -> Tensor:
+        return torch.cat(list(infer(backbone, self.images, self.hardware, self.batch_size)))
+
+    def logits(self, model: ClusteringModel) -> Tensor:
+        return all_logits(model, self.images, self.hardware, self.batch_size)[0]
 
     def clusters(self, model: ClusteringModel, rows: Tensor, generator: torch.Generator) -> Tensor:
         model.eval()

@@ -16,12 +16,15 @@ It is kept in ckp/<run>/labels.json, beside the weights and apart from them:
 
 One entry a line: deleting the line takes it back. A merged group goes by its lowest cluster.
 "classifier" tells which training numbered the clusters; a file without it is read as well.
+"clusters" counts those that splits have added, too (corrections.py). Where names have been
+suggested, "suggestions" holds them with their scores, the best first: {"3": [["rose", 0.62]]}.
 """
 
 import json
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,9 @@ from src_py.run.files import write_atomically
 
 LABELS_FILE = "labels.json"  # in ckp/<run>/
 VERSION = 1
+MOST_ADDED = 1000  # clusters, by splits
+
+Suggestions = Mapping[int, Sequence[tuple[str, float]]]  # of a cluster: words and their scores
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,11 @@ class ClusterNames:
     """Names and merged groups of a classifier's clusters.
 
     Attributes:
-        clusters: how many the classifier has.
+        clusters: how many the classifier has, and those that splits have added.
         names: by cluster; a cluster without one is called cluster_<number>.
         merge: groups of two or more clusters, each ascending.
         classifier: tells the training that numbered the clusters from another; "" is any.
+        suggestions: what clusters might be called, by cluster; nobody has said so yet.
 
     Raises:
         UserError: for a cluster that does not exist or is in two groups, a group of fewer than
@@ -52,9 +59,11 @@ class ClusterNames:
     names: dict[int, str]
     merge: tuple[tuple[int, ...], ...]
     classifier: str = ""
+    suggestions: Suggestions = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for cluster, name in self.names.items():
+        suggested = ((c, word) for c, words in self.suggestions.items() for word, _ in words)
+        for cluster, name in (*self.names.items(), *suggested):
             self._require_cluster(cluster)
             if not name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
                 raise UserError(f"cluster {cluster}: {name!r} is no name of one line")
@@ -75,6 +84,7 @@ class ClusterNames:
         """What `path` says; where there is no such file, no cluster is named or merged.
 
         Args:
+            clusters: that the classifier has; the file may tell of more, which splits have added.
             classifier: of the run as it is now.
 
         Raises:
@@ -99,9 +109,14 @@ class ClusterNames:
         ]
         groups = [json.dumps(group) for group in sorted(self.merge)]
         told = f'  "classifier": "{self.classifier}",\n' if self.classifier else ""
+        words = [
+            f'"{cluster}": {json.dumps([list(word) for word in words], ensure_ascii=False)}'
+            for cluster, words in sorted(self.suggestions.items())
+        ]
+        suggested = f',\n  "suggestions": {_block("{}", words)}' if words else ""
         text = (
             f'{{\n  "version": {VERSION},\n  "clusters": {self.clusters},\n{told}'
-            f'  "names": {_block("{}", names)},\n  "merge": {_block("[]", groups)}\n}}\n'
+            f'  "names": {_block("{}", names)},\n  "merge": {_block("[]", groups)}{suggested}\n}}\n'
         )
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -131,17 +146,53 @@ class ClusterNames:
         return named[0] if named else f"cluster_{group[0]}"
 
     def merged(self, probabilities: np.ndarray) -> np.ndarray:
-        """(N, C) probabilities with each group's sum at its lowest member, zero at the others."""
-        merged = probabilities.copy()
+        """Probabilities with each group's sum at its lowest member, zero at the others.
+
+        Args:
+            probabilities: (N, C), where C may lack clusters that splits have added.
+
+        Returns:
+            (N, clusters).
+        """
+        images, known = probabilities.shape
+        merged = np.zeros((images, self.clusters), probabilities.dtype)
+        merged[:, :known] = probabilities
         for lowest, *others in self.merge:
-            merged[:, lowest] += probabilities[:, others].sum(axis=1)
+            merged[:, lowest] += merged[:, others].sum(axis=1)
             merged[:, others] = 0
         return merged
+
+    def of_first(self, clusters: int) -> "ClusterNames":
+        """What is said of the first clusters alone: those that a classifier has learned."""
+        named = (group[0] for group in self.groups if self.names.keys() & set(group))
+        kept = (tuple(c for c in group if c < clusters) for group in self.merge)
+        return ClusterNames(
+            clusters,
+            {cluster: self.name_of(cluster) for cluster in named if cluster < clusters},
+            tuple(group for group in kept if len(group) > 1),
+            self.classifier,
+        )
 
     def with_name(self, cluster: int, name: str) -> "ClusterNames":
         """These names with a cluster's group called `name`."""
         self._require_cluster(cluster)
         return replace(self, names=self.names | {self.group_of(cluster)[0]: name.strip()})
+
+    def without_name(self, cluster: int) -> "ClusterNames":
+        """These names with a cluster's group called by its number."""
+        self._require_cluster(cluster)
+        group = self.group_of(cluster)
+        return replace(self, names={c: n for c, n in self.names.items() if c not in group})
+
+    def without_merge(self, cluster: int) -> "ClusterNames":
+        """These names with the clusters of a group each on its own."""
+        self._require_cluster(cluster)
+        group = self.group_of(cluster)
+        return replace(self, merge=tuple(other for other in self.merge if other != group))
+
+    def with_suggestions(self, suggestions: Suggestions) -> "ClusterNames":
+        """These names with other suggestions."""
+        return replace(self, suggestions={c: tuple(words) for c, words in suggestions.items()})
 
     def with_merge(self, clusters: tuple[int, ...]) -> "ClusterNames":
         """These names with `clusters`, and whatever they are merged with already, as one."""
@@ -153,12 +204,12 @@ class ClusterNames:
 
 
 def set_aside(path: Path) -> None:
-    """Keeps the names of clusters that are about to be replaced out of the way of new ones."""
+    """Keeps what was said of clusters that are about to be replaced out of the way of new ones."""
     if path.exists():
-        taken = len(list(path.parent.glob(f"{path.stem}.old*.json")))
-        old = path.with_name(f"{path.stem}.old{taken or ''}.json")
+        taken = len(list(path.parent.glob(f"{path.stem}.old*{path.suffix}")))
+        old = path.with_name(f"{path.stem}.old{taken or ''}{path.suffix}")
         path.replace(old)
-        print(f"{path} named the clusters of an earlier training: it is {old} now")
+        print(f"{path} is about the clusters of an earlier training: it is {old} now")
 
 
 def _block(brackets: str, lines: list[str]) -> str:
@@ -190,36 +241,70 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _from_content(content: object, clusters: int, classifier: str) -> ClusterNames:
-    known = {"version", "clusters", "classifier", "names", "merge"}
+    known = {"version", "clusters", "classifier", "names", "merge", "suggestions"}
     if not isinstance(content, dict) or not {"version", "clusters"} <= content.keys() <= known:
         raise UserError(f"expected an object with {', '.join(sorted(known))}")
     if content["version"] != VERSION:
         raise UserError(f"version {content['version']}, this program reads version {VERSION}")
-    if content["clusters"] != clusters:
-        raise UserError(
-            f"made for {content['clusters']} clusters, the run has {clusters} now: "
-            "delete the file and name them again"
-        )
-    if classifier and (content.get("classifier") or classifier) != classifier:
-        raise UserError(
-            "made for an earlier training of scan.py, whose clusters had other numbers: delete the "
-            "file and name them again"
-        )
+    clusters = _clusters(content, clusters, classifier)
     names, merge = content.get("names", {}), content.get("merge", [])
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise UserError('"names" must be like {"3": "cat"}')
     if not isinstance(merge, list) or not all(_are_numbers(group) for group in merge):
         raise UserError('"merge" must be like [[3, 7]]')
     groups = tuple(sorted(tuple(sorted(group)) for group in merge))
-    numbered = {_number(key): name for key, name in names.items()}
-    return ClusterNames(clusters, numbered, groups, classifier)
+    numbered = {_number("names", key): name for key, name in names.items()}
+    suggestions = _suggestions(content.get("suggestions", {}))
+    return ClusterNames(clusters, numbered, groups, classifier, suggestions)
+
+
+def _clusters(content: dict, clusters: int, classifier: str) -> int:
+    """How many clusters the file and the run speak of.
+
+    Raises:
+        UserError: where these are not the same.
+    """
+    told, maker = content["clusters"], content.get("classifier")
+    # The same training with more clusters is one of which some have been split. It may also have
+    # fewer than the run: when the split has been made since, or was learned and then taken back.
+    is_same = maker and maker == classifier and type(told) is int
+    if told != clusters and not (is_same and 2 <= told <= clusters + MOST_ADDED):
+        raise UserError(
+            f"made for {told} clusters, the run has {clusters} now: "
+            "delete the file and name them again"
+        )
+    if classifier and (maker or classifier) != classifier:
+        raise UserError(
+            "made for an earlier training of scan.py, whose clusters had other numbers: delete the "
+            "file and name them again"
+        )
+    return max(told, clusters)
+
+
+def _suggestions(content: object) -> Suggestions:
+    if not isinstance(content, dict) or not all(map(_are_words, content.values())):
+        raise UserError('"suggestions" must be like {"3": [["rose", 0.62]]}')
+    return {
+        _number("suggestions", key): tuple((word, float(score)) for word, score in words)
+        for key, words in content.items()
+    }
+
+
+def _are_words(words: object) -> bool:
+    return isinstance(words, list) and all(
+        isinstance(each, list)
+        and len(each) == 2
+        and isinstance(each[0], str)
+        and type(each[1]) in (int, float)
+        for each in words
+    )
 
 
 def _are_numbers(group: object) -> bool:
     return isinstance(group, list) and all(type(cluster) is int for cluster in group)
 
 
-def _number(key: str) -> int:
+def _number(what: str, key: str) -> int:
     if not re.fullmatch(r"0|[1-9][0-9]{0,8}", key):
-        raise UserError(f'"names": "{key}" is not the number of a cluster')
+        raise UserError(f'"{what}": "{key}" is not the number of a cluster')
     return int(key)

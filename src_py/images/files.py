@@ -163,6 +163,19 @@ def read_shorter_side(path: Path) -> int:
         raise UnreadableImage(_reason(path, error)) from error
 
 
+def read_format(path: Path) -> str:
+    """Which of FORMATS `path` is, whatever its extension.
+
+    Raises:
+        UnreadableImage: when it is none of them.
+    """
+    try:
+        with Image.open(path, formats=_readable_formats()) as image:
+            return image.format or ""
+    except Exception as error:  # see _decode
+        raise UnreadableImage(_reason(path, error)) from error
+
+
 def are_small_and_grey(root: Path) -> bool:
     """Whether the images below `root` are small, and grey whatever the files say of their channels.
 

@@ -1,6 +1,7 @@
 """How the images of a run are seen, which its first stage decides once, and what was read."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +17,11 @@ class DataSettings:
     channels: int  # 1 or 3
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]  # per channel, of pixels in [0, 1]
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the image files are; None where the images are no files."""
+        return Path(self.root) if self.source == "folder" and self.root is not None else None
 
 
 @dataclass

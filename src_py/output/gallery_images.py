@@ -63,6 +63,7 @@ class GalleryImages:
             cluster_names=cluster_names.names | adopted,
             merged=[list(group) for group in cluster_names.merge],
             classifier=cluster_names.classifier,
+            suggestions=cluster_names.suggestions,
         )
         write_gallery(path, content)
 

@@ -12,13 +12,14 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, Template
 from PIL import Image
 
+from src_py.clusters.names import Suggestions
 from src_py.neighbors import find_neighbors, l2_normalize
 from src_py.output.thumbnails import thumbnail
 from src_py.run.files import write_atomically
@@ -51,6 +52,7 @@ class GalleryContent:
     cluster_names: dict[int, str]  # the names known so far
     merged: list[list[int]]  # the groups of clusters known to be one
     classifier: str = ""  # of ClusterNames
+    suggestions: Suggestions = field(default_factory=dict)  # of ClusterNames
 
     def __post_init__(self) -> None:
         images = len(self.names)
@@ -93,6 +95,7 @@ def write_gallery(path: Path, content: GalleryContent) -> None:
         "clusterNames": content.cluster_names,
         "merged": [sorted(group) for group in content.merged],
         "classifier": content.classifier,
+        "suggestions": content.suggestions,
         "mapSteps": MAP_STEPS,
         "sheetSide": SHEET_SIDE,
     }

@@ -1,11 +1,12 @@
 """Classifying image files: decoded by threads, block by block, so that memory stays bounded."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src_py.clusters.corrections import NOTHING_SAID, correct
 from src_py.clusters.names import ClusterNames
 from src_py.images.decoding import Skipped, decode_in_threads
 from src_py.images.files import IMAGE_EXTENSIONS, find_files, read_square
@@ -24,6 +26,8 @@ from src_py.output.gallery_images import GalleryImages
 from src_py.run.checkpoints import load_clustering
 from src_py.run.errors import UserError
 from src_py.run.hardware import Hardware
+
+NOTHING_GIVEN: Mapping[Path, int] = MappingProxyType({})
 
 
 class Prediction(NamedTuple):
@@ -94,12 +98,24 @@ def open_classifier(checkpoint: Path, hardware: Hardware, batch_size: int = 256)
     return Classifier(hardware.place(model), settings, content["temperature"], hardware, batch_size)
 
 
-def show_images(images: ImageLoader, names: list[str], classifier: Classifier) -> GalleryImages:
-    """What a gallery needs of a run's own images."""
+def show_images(
+    images: ImageLoader,
+    names: list[str],
+    classifier: Classifier,
+    given: np.ndarray,
+    clusters: int,
+) -> GalleryImages:
+    """What a gallery needs of a run's own images.
+
+    Args:
+        given: (N,) int64, the cluster that a person said of each, -1 where nothing is said.
+        clusters: of the classifier, and those that splits have added.
+    """
     shown = GalleryImages()
     for indices, pixels in images.batches(ordered_batches(len(images), classifier.batch_size)):
         block = ResidentImages(pixels, pixels.device)
         features, probabilities = classifier.outputs(block)
+        probabilities = correct(probabilities, given[indices.cpu().numpy()], clusters)
         shown.add([names[index] for index in indices.tolist()], pixels, features, probabilities)
     return shown
 
@@ -109,12 +125,14 @@ def classify_files(
     classifier: Classifier,
     cluster_names: ClusterNames,
     shown: GalleryImages | None = None,
+    given: Mapping[Path, int] = NOTHING_GIVEN,
 ) -> tuple[list[Prediction], Skipped]:
     """Predictions for the readable files, in order, and (path, reason) of the others.
 
     Args:
         cluster_names: names and merged groups of the clusters.
         shown: where to put what a gallery needs of them.
+        given: the cluster that a person said of some of them.
     """
     predictions: list[Prediction] = []
     skipped: Skipped = []
@@ -135,6 +153,8 @@ def classify_files(
             pixels = torch.from_numpy(np.stack([image for _, image in readable]))
             images = ResidentImages(pixels.permute(0, 3, 1, 2), classifier.hardware.device)
             features, apart = classifier.outputs(images)
+            said = np.array([given.get(path, NOTHING_SAID) for path, _ in readable])
+            apart = correct(apart, said, cluster_names.clusters)
             if shown is not None:
                 shown.add([str(path) for path, _ in readable], images.images, features, apart)
             probabilities = cluster_names.merged(apart)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src_py.run.errors import UserError
-from src_py.run.stages import PRETEXTS, STAGES
+from src_py.run.stages import CORRECTIONS_FILE, PRETEXTS, STAGES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,11 @@ class RunFiles:
         return self.checkpoints / "rows.csv"
 
     @property
+    def corrections(self) -> Path:
+        """What a person said of single images: CSV of path, cluster."""
+        return self.checkpoints / CORRECTIONS_FILE
+
+    @property
     def skipped(self) -> Path:
         return self.checkpoints / "skipped.csv"
 
@@ -115,21 +120,37 @@ class RunFiles:
                     f"now; run again: python {needed}.py {self.option}"
                 )
             found += outputs
-        return found
+        return found + self.heeded(stage)
 
-    def is_current(self, stage: str) -> bool:
-        """Whether a stage has been run, and on its inputs as they are now."""
+    def heeded(self, stage: str) -> list[Path]:
+        """The files of a person that a stage learns from, those that are there."""
+        paths = (self.checkpoints / name for name in STAGES[stage].heeds)
+        return [path for path in paths if path.exists()]
+
+    def is_current(self, stage: str, corrected: bool = True) -> bool:
+        """Whether a stage has been run, and on its inputs as they are now.
+
+        Args:
+            corrected: whether what a person has said since counts, too.
+        """
         if not all(path.exists() for path in self.outputs(stage)):
             return False
-        return not STAGES[stage].needs or (bool(self.record(stage)) and not self.is_stale(stage))
+        if not STAGES[stage].needs:
+            return True
+        return bool(self.record(stage)) and not self.is_stale(stage, corrected)
 
-    def is_stale(self, stage: str) -> bool:
-        """Whether a stage was begun on inputs that are others now, or gone."""
+    def is_stale(self, stage: str, corrected: bool = True) -> bool:
+        """Whether a stage was begun on inputs that are others now, or gone; see `is_current`."""
         record = self.record(stage)
         if record is None:
             return False
         inputs = [path for needed in STAGES[stage].needs for path in self.outputs(needed)]
-        return not all(map(Path.exists, inputs)) or record["made_from"] != hashes(inputs)
+        if not all(map(Path.exists, inputs)):
+            return True
+        made_from, heeds = record["made_from"], STAGES[stage].heeds
+        if corrected:
+            return made_from != hashes(inputs + self.heeded(stage))
+        return {name: made_from[name] for name in made_from if name not in heeds} != hashes(inputs)
 
     def require(self, path: Path, stage: str) -> Path:
         """`path`, when it is there.

@@ -243,7 +243,9 @@ class TrainingSession:
         stored = self.files.record(self.stage)
         stale = stored is not None and stored["made_from"] != self._made_from
         if stale and self.files.output(self.stage).exists():
-            self.say(f"{self.stage}: an earlier stage has changed since; training again")
+            earlier = self.files.is_stale(self.stage, corrected=False)
+            what = "an earlier stage" if earlier else self.files.corrections
+            self.say(f"{self.stage}: {what} has changed since; training again")
         return stale
 
     def _check_options(self) -> None:
@@ -278,6 +280,7 @@ class TrainingSession:
                 self.files.config(other).unlink(missing_ok=True)
         if self.stage == "scan" and not goes_on:
             set_aside(self.files.checkpoints / LABELS_FILE)
+            set_aside(self.files.corrections)
         if self.remembered is not None:
             write_json(self.files.data, self.remembered)
         begun = {

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+CORRECTIONS_FILE = "corrections.csv"  # see clusters/corrections.py
+
 # What guard.view_information compares two classifiers by.
 EVIDENCE_PAIRS = 10_000  # of views, at most
 EVIDENCE_VIEWS = 3  # of each image and of a neighbor, at most
@@ -19,6 +21,7 @@ class Stage:
             the mining, to choose a head, for the pseudo-labels and, at the end of the last
             stage, for the temperature.
         evidences: comparisons of two classifiers (guard.view_information) that are still to come.
+        heeds: files in ckp/<run>/ that a person makes, and that it learns from where they are.
     """
 
     outputs: tuple[str, ...]
@@ -26,6 +29,7 @@ class Stage:
     share: float = 0.0
     looks: int = 0
     evidences: int = 0
+    heeds: tuple[str, ...] = ()
 
 
 _PRETEXT = Stage(("pretext.pt",), share=0.6, looks=4, evidences=2)
@@ -36,7 +40,9 @@ STAGES = {
     "moco": _PRETEXT,
     "extract_features": Stage(("features.npy", "neighbors.npy"), ("simclr",)),
     "scan": Stage(("scan.pt",), ("simclr", "extract_features"), 0.2, looks=3, evidences=2),
-    "selflabel": Stage(("selflabel.pt",), ("scan",), 0.2, looks=2, evidences=1),
+    "selflabel": Stage(
+        ("selflabel.pt",), ("scan",), 0.2, looks=2, evidences=1, heeds=(CORRECTIONS_FILE,)
+    ),
 }
 PRETEXTS = tuple(name for name, stage in STAGES.items() if not stage.needs)
 CLASSIFIERS = ("scan", "selflabel")

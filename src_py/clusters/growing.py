@@ -1,0 +1,114 @@
+"""Clusters that a person has split off, as rows of the head that knew nothing of them.
+
+A new cluster begins as a copy of the one that its images came from, and is then fitted to the
+images given to it, against all others: with z its logit and a = logsumexp of the other clusters'
+logits, whose rows stay as they are, the probability of the new cluster is sigmoid(z - a), and
+
+    mean over its images of softplus(a - z) + mean over the others of softplus(z - a)
+
+is a convex function of the new row. Self-labelling goes on from there.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src_py.clusters.classifier import load_cluster_names, load_corrections
+from src_py.clusters.corrections import NOTHING_SAID
+from src_py.clusters.guard import Views
+from src_py.models import ClusterHeads, ClusteringModel
+from src_py.run.files import RunFiles
+
+FIT_STEPS = 100  # of L-BFGS, at most
+# Of the mean square by which the logit moves away from the copy's: where images can be told apart
+# without a mistake, it would else grow for ever, and training could not change its mind.
+PULL = 1e-3
+ABSENT = 10.0  # logits below the mean of all: a cluster that no image is given to is never chosen
+
+
+def with_corrections(
+    model: ClusteringModel,
+    names: Sequence[str],
+    views: Views,
+    files: RunFiles,
+    say: Callable[[str], None],
+) -> tuple[ClusteringModel, Tensor]:
+    """The classifier with a place for all that a person has said of single images, and what it is.
+
+    Args:
+        model: of scan.py, with one head, on the device.
+        names: of the images.
+        views: of the images.
+
+    Returns:
+        the classifier, with the clusters that splits have added; (N,) int64 on the device, the
+        cluster said of each image, -1 where nothing is said.
+    """
+    corrections = load_corrections(files, load_cluster_names(files, model.heads.clusters))
+    device = model.heads.linear.weight.device
+    given = torch.from_numpy(corrections.of_rows(names)).to(device)
+    if corrections.given:
+        say(f"selflabel: {int((given != NOTHING_SAID).sum())} images as {files.corrections} says")
+    if corrections.clusters > model.heads.clusters:
+        features = views.features(model.backbone)
+        heads = grow_heads(model.heads, features, given, corrections.clusters)
+        model = ClusteringModel(model.backbone, heads)
+    return model, given
+
+
+@torch.no_grad()
+def grow_heads(heads: ClusterHeads, features: Tensor, given: Tensor, clusters: int) -> ClusterHeads:
+    """One head with the clusters from `heads.clusters` to `clusters` - 1 added.
+
+    Args:
+        features: (N, D) of all images.
+        given: (N,) int64, see `with_corrections`.
+    """
+    for new in range(heads.clusters, clusters):
+        assigned = torch.where(given == NOTHING_SAID, heads(features)[0].argmax(dim=1), given)
+        to_new = assigned == new
+        if not to_new.any():
+            heads = _with_absent(heads)
+            continue
+        # Most of its images are what the head takes for one cluster: that which was split.
+        parent = int(heads(features[to_new])[0].argmax(dim=1).bincount().argmax())
+        others = heads(features)[0].logsumexp(dim=1)
+        heads = heads.grow([parent])
+        _fit_last(heads.linear, heads.space(features), to_new, others)
+    return heads
+
+
+def _fit_last(linear: nn.Linear, features: Tensor, is_new: Tensor, others: Tensor) -> None:
+    """Fits the last row to the images of a new cluster.
+
+    Args:
+        is_new: (N,) bool.
+        others: (N,) what the other clusters' logits add up to, by logsumexp.
+    """
+    copied = features @ linear.weight[-1] + linear.bias[-1]
+    weight, bias = linear.weight[-1].clone(), linear.bias[-1].clone()
+    row = [weight.requires_grad_(), bias.requires_grad_()]
+    optimizer = torch.optim.LBFGS(row, max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
+
+    @torch.enable_grad()
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logit = features @ weight + bias
+        against = F.softplus(logit - others)[~is_new]
+        missed = F.softplus(others - logit)[is_new].mean() + against.sum() / max(1, len(against))
+        total = missed + PULL * (logit - copied).square().mean()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    linear.weight[-1], linear.bias[-1] = weight.detach(), bias.detach()
+
+
+def _with_absent(heads: ClusterHeads) -> ClusterHeads:
+    """One more cluster, whose images have all been moved away again."""
+    grown = heads.grow([0])
+    grown.linear.weight[-1] = heads.linear.weight.mean(dim=0)
+    grown.linear.bias[-1] = heads.linear.bias.mean() - ABSENT
+    return grown
