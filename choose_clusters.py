@@ -35,7 +35,7 @@ def main(config: ChooseClustersConfig) -> None:
     _, features_file, neighbors_file = files.inputs("scan")
     device = choose_hardware(config.device).device
     features = torch.from_numpy(np.load(features_file)).to(device)  # (N, D)
-    pairs = NeighborPairs.of(np.load(neighbors_file), device, mutual=True)
+    pairs = NeighborPairs.of(np.load(neighbors_file), device)
     study = ClusterNumberStudy(features, pairs, config.images, config.seed)
     highest = config.highest or study.default_highest(config.lowest)
     study.require_images_for(highest)

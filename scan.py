@@ -16,7 +16,7 @@ def main(config: ScanConfig) -> None:
     import torch
 
     from src_py import cluster_heads, neighbor_pairs, training_loops
-    from src_py.clusters import calibration, guard
+    from src_py.clusters import calibration, guard, suggestions
     from src_py.images import run_images
     from src_py.models import ClusterHeads, ClusteringModel
     from src_py.run import checkpoints
@@ -73,6 +73,7 @@ def main(config: ScanConfig) -> None:
 
     content = checkpoints.clustering_content(model, settings, temperature)
     path = session.finish(content, kept=kept, information=information)
+    suggestions.keep_suggestions(files, features, logits, session.say)
     print(f"{path} written; next: python selflabel.py {files.option}")
 
 

@@ -16,12 +16,13 @@ from src_py.run.options import STARTED, run_script
 def main(config: SelfLabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import copy
+    import dataclasses
 
     import numpy as np
     import torch
 
     from src_py import cluster_heads, training_loops
-    from src_py.clusters import calibration, growing, guard
+    from src_py.clusters import calibration, growing, guard, suggestions
     from src_py.images import run_images
     from src_py.run import checkpoints
     from src_py.run.hardware import choose_hardware
@@ -49,6 +50,8 @@ def main(config: SelfLabelConfig) -> None:
         views = guard.ImageViews(images, config.strong_augment, hardware, config.batch_size)
     begun, given = growing.with_corrections(begun, opened.names, views, files, session.say)
 
+    corrected = bool((given >= 0).any())
+
     torch.manual_seed(config.seed)
     model = hardware.place(copy.deepcopy(begun), config.compile)
     if frozen:
@@ -58,14 +61,18 @@ def main(config: SelfLabelConfig) -> None:
         model = training_loops.train_self_label(model, images, neighbors, config, session, given)
 
     candidates = {"scan": begun, "selflabel": model}
-    compared = (candidates, views, neighbors, config, session)
+    # What a person has said is to be learned, whatever the evidence without it says.
+    asked = dataclasses.replace(config, guard=config.guard and not corrected)
+    compared = (candidates, views, neighbors, asked, session)
     kept, information = guard.keep_scan_or_self_labelled(*compared)
     final = candidates[kept]
     logits = views.logits(final)
     temperature = calibration.calibrate("selflabel", logits, neighbors, session.say)
 
     content = checkpoints.clustering_content(final, settings, temperature)
-    path = session.finish(content, kept=kept, information=information)
+    path = session.finish(content, kept=kept, information=information, corrected=corrected)
+    features = torch.from_numpy(np.load(files.features))  # (N, D)
+    suggestions.keep_suggestions(files, features, logits, session.say)
     print(f"{path} written; next: python evaluate.py {files.option}")
 
 

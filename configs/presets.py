@@ -48,12 +48,10 @@ BEST_RECIPE: Final = "best"
 BEST: Stages = {
     "extract_features": {"components": 64},
     "scan": {
-        "heads": 10,
         "head_epochs": 30,
         "head_learning_rate": 3e-2,
         "prototypes": True,
         "components": 64,
-        "mutual": True,
         "plain_neighbors": True,
     },
     "selflabel": {"ema_decay": 0.99, "reliable_share": 0.5},

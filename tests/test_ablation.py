@@ -9,7 +9,7 @@ TINY = "--epochs 1 --batch-size 16"
 
 def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
     arguments = [
-        "--data", class_tree, "--preset", "folder", "--variants", "no-mutual", "--seeds", "1",
+        "--data", class_tree, "--preset", "folder", "--variants", "mutual", "--seeds", "1",
         f"--simclr={TINY} --width 4 --image-size 8",
         f"--scan={TINY} --clusters 4 --candidate-heads 2 --heads 2",
         f"--selflabel={TINY}", "--device", "cpu", "--out", "results/tiny",
@@ -18,11 +18,11 @@ def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
     out = tmp_path / "results" / "tiny"
     table = (out / "table.md").read_text()
     assert table in told
-    for setting in ("paper", "best", "no-mutual"):
+    for setting in ("paper", "best", "mutual"):
         assert f"| {setting} | selflabel | 1 |" in table
         kept = out / setting / "seed1"
         scan = json.loads((kept / "scan.json").read_text())["config"]
-        assert scan["seed"] == 1 and scan["mutual"] == (setting == "best")
+        assert scan["seed"] == 1 and scan["mutual"] == (setting == "mutual")
         assert json.loads((kept / "simclr.json").read_text())["config"]["data"] == "tree"
         assert json.loads((kept / "machine.json").read_text())["training_seconds"] > 0
         assert (kept / "selflabel.csv").exists()
@@ -32,14 +32,14 @@ def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
 def test_a_variant_needs_the_pretext_of_best(run_script, class_tree):
     said = run_script(
         "ablation.py", "--data", class_tree, "--preset", "folder", "--recipes", "",
-        "--variants", "no-mutual", "--seeds", "0", status=2,
+        "--variants", "mutual", "--seeds", "0", status=2,
     ).stderr  # fmt: skip
     assert "it must be compared first" in said
 
 
 def test_unknown_settings_are_refused(run_script):
     said = run_script("ablation.py", "--variants", "no-luck", status=2).stderr
-    assert "no-luck" in said and "no-mutual" in said
+    assert "no-luck" in said and "mutual" in said
 
 
 def test_the_table_shows_spread_and_the_worst_seed():

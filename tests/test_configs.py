@@ -84,8 +84,8 @@ def test_every_preset_fits_every_stage(command_line, stage, preset, recipe, tmp_
 
 def test_the_paper_recipe_adds_nothing(command_line):
     scan, paper = (command_line("scan", "--recipe", recipe) for recipe in ("best", "paper"))
-    assert scan.mutual and scan.prototypes and scan.head_epochs == BEST["scan"]["head_epochs"]
-    assert not (paper.mutual or paper.prototypes or paper.head_epochs or paper.ema_decay)
+    assert scan.components and scan.prototypes and scan.head_epochs == BEST["scan"]["head_epochs"]
+    assert not (paper.components or paper.prototypes or paper.head_epochs or paper.ema_decay)
     assert not paper.plain_neighbors
     paper = command_line("selflabel", "--recipe", "paper")
     assert not (paper.ema_decay or paper.reliable_share)
@@ -211,7 +211,7 @@ def test_no_help_text_is_cut_off(path):
 
 
 def test_each_value_has_its_origin(origins):
-    found = origins("scan", "--run", "mine", "--no-mutual", "--augment.flip", "0.5")
+    found = origins("scan", "--run", "mine", "--mutual", "--augment.flip", "0.5")
     assert found["run"] == found["mutual"] == found["augment"] == "command line"
     assert found["batch_size"] == "preset digits"
     assert found["heads"] == found["head_epochs"] == "recipe best"

@@ -18,10 +18,12 @@ METHOD = {"datasets", "transforms", "models", "losses", "neighbors", "training_l
 PARTS_OF_THE_LOOPS = {
     "augmentation",
     "cluster_heads",
+    "feature_space",
     "inference",
     "neighbor_pairs",
     "optimizers",
     "pseudo_labels",
+    "stored_features",
 }
 TRAINING = {
     "src_py.training_loops",

@@ -27,7 +27,8 @@ def choose_classifier(files: RunFiles) -> Path:
         print(f"{self_labelled} has not learned from {files.corrections} as it is now")
     record = files.record("selflabel") or {}
     information = record.get("information", {"scan": 0.0, "selflabel": 0.0})
-    if record.get("kept") == "selflabel" and information["selflabel"] < information["scan"]:
+    lost = record.get("kept") == "selflabel" and information["selflabel"] < information["scan"]
+    if lost and not record.get("corrected"):
         print(f"{self_labelled} is worse than {scan} by evidence without labels: using {scan}")
         return scan
     return self_labelled

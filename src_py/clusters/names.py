@@ -204,12 +204,25 @@ class ClusterNames:
 
 
 def set_aside(path: Path) -> None:
-    """Keeps what was said of clusters that are about to be replaced out of the way of new ones."""
-    if path.exists():
+    """Keeps what was said of clusters that are about to be replaced out of the way of new ones.
+
+    Names that were only suggested are made again with the clusters, and nothing is lost with them.
+    """
+    if path.exists() and _is_only_suggested(path):
+        path.unlink()
+    elif path.exists():
         taken = len(list(path.parent.glob(f"{path.stem}.old*{path.suffix}")))
         old = path.with_name(f"{path.stem}.old{taken or ''}{path.suffix}")
         path.replace(old)
         print(f"{path} is about the clusters of an earlier training: it is {old} now")
+
+
+def _is_only_suggested(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:  # corrections.csv, or what somebody has edited: theirs to read
+        return False
+    return isinstance(content, dict) and not (content.get("names") or content.get("merge"))
 
 
 def _block(brackets: str, lines: list[str]) -> str:

@@ -1,11 +1,17 @@
 """Names for clusters, suggested by the words that their images' features go with."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from src_py.clusters.classifier import load_cluster_names
+from src_py.clusters.names import LABELS_FILE
+from src_py.run.checkpoints import load_vocabulary
+from src_py.run.files import RunFiles
+from src_py.run.stages import PRETEXTS
 from src_py.run.vocabulary import Vocabulary
 
 BATCH = 4096  # images whose words are told at once
@@ -20,6 +26,32 @@ class Suggestion(NamedTuple):
 
     word: str
     score: float
+
+
+def keep_suggestions(
+    files: RunFiles, features: Tensor, logits: Tensor, say: Callable[[str], None]
+) -> None:
+    """Writes names for the clusters of a run into its labels.json, where its weights know words.
+
+    A person accepts them or not: what has a name already keeps it.
+
+    Args:
+        features: (N, D) of the images, as the pretext's backbone gives them.
+        logits: (N, C) of the run's classifier.
+    """
+    vocabulary = load_vocabulary(files.output(PRETEXTS[0]))
+    if vocabulary is None:
+        return
+    confidence, assigned = logits.cpu().softmax(dim=1).max(dim=1)
+    found = suggest_names(
+        features.cpu(), assigned.numpy(), vocabulary, logits.shape[1], confidence.numpy()
+    )
+    rounded = ([Suggestion(w.word, round(w.score, 3)) for w in words] for words in found)
+    suggested = {cluster: tuple(words) for cluster, words in enumerate(rounded) if words}
+    names = load_cluster_names(files, logits.shape[1]).with_suggestions(suggested)
+    names.write(files.checkpoints / LABELS_FILE)
+    told = [f"{cluster} {words[0].word}" for cluster, words in suggested.items()]
+    say(f"names suggested, to be accepted or not: {', '.join(told) or 'none is clear'}")
 
 
 def suggest_names(
