@@ -18,7 +18,7 @@ def main(config: ScanConfig) -> None:
     from src_py import cluster_heads, neighbor_pairs, training_loops
     from src_py.clusters import calibration, guard, suggestions
     from src_py.images import run_images
-    from src_py.models import ClusterHeads, ClusteringModel
+    from src_py.models import ClusteringModel
     from src_py.run import checkpoints
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
@@ -40,28 +40,27 @@ def main(config: ScanConfig) -> None:
 
     torch.manual_seed(config.seed)
     backbone = checkpoints.load_contrastive(pretext).backbone
+    frozen = backbone.spec.frozen
     views: guard.Views
-    if backbone.spec.frozen:  # heads are all there is to train, and they need no more than this
+    if frozen:
         views = stored = StoredFeatures.load(files, hardware.device)
-        heads, _ = cluster_heads.train_heads(stored, pairs, config, session)
-        session.begin()
-        model = hardware.place(ClusteringModel(backbone, heads.keep([0])))
-        scan = guard.Candidate(model, views.logits(model))
     else:
         views = guard.ImageViews(images, config.augment, hardware, config.batch_size)
-        if config.head_epochs and not session.is_resumable:
-            stored = StoredFeatures(features)
-            heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)
-        else:
-            heads, head_epochs = (
-                ClusterHeads(backbone.feature_dim, config.clusters, config.heads),
-                0,
-            )
-        model = hardware.place(ClusteringModel(backbone, heads), config.compile)
+        stored = StoredFeatures(features)
+    if frozen or (config.head_epochs and not session.is_resumable):
+        heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)
+    else:
+        heads, head_epochs = cluster_heads.random_heads(stored, config), 0
+    model = hardware.place(ClusteringModel(backbone, heads), config.compile)
+
+    if frozen:  # heads are all there is to train: that of lowest loss comes first
+        session.begin()
+        model.heads = heads.keep([0])
+        scan = guard.Candidate(model, views.logits(model))
+    else:
         model = training_loops.train_scan(model, images, pairs, config, session, head_epochs)
-        scan = guard.Candidate(
-            *training_loops.keep_best_head(model, images, pairs, config, session)
-        )
+        best = training_loops.keep_best_head(model, images, pairs, config, session)
+        scan = guard.Candidate(*best)
 
     pretrained = checkpoints.load_contrastive(pretext).backbone
     kmeans = guard.kmeans_classifier(pretrained, features, pairs.neighbors, config, hardware)

@@ -55,6 +55,12 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, seed: int) -> Non
         bias[head] = -SHARPNESS * prototypes.square().sum(dim=1) - weight[head] @ shift
 
 
+def random_heads(stored: StoredFeatures, config: ScanConfig) -> ClusterHeads:
+    """`config.heads` heads for features as the backbone gives them, as they are initialised."""
+    space = fitted_space(stored.plain, config.components)
+    return ClusterHeads(space.dim, config.clusters, config.heads).behind(space)
+
+
 def head_steps(
     heads: ClusterHeads,
     optimizer: torch.optim.Optimizer,

@@ -19,9 +19,8 @@ from src_py.run.files import RunFiles, load_json, write_json
 from src_py.run.stages import CLASSIFIERS, PRETEXTS, chain
 
 SCORES = ("acc", "nmi", "ari")
-# What the pretext and the mining leave: a variant that changes only later stages begins with it.
-SHARED: tuple[str, ...] = ("data.json", "simclr.json", "pretext.pt", "extract_features.json")
-SHARED += ("features.npy", "neighbors.npy", "rows.csv")
+# What the pretext leaves: a setting that changes only later stages begins with it.
+SHARED = ("data.json", "simclr.json", "pretext.pt")
 
 
 def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> None:
@@ -44,7 +43,7 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     if source:
         _copy_pretext(source, files, recipe)
     for stage in chain():
-        if source and stage not in CLASSIFIERS:
+        if source and stage == "simclr":
             continue
         options = ["--run", files.run, "--device", config.device]
         if stage == "simclr":
