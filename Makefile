@@ -77,7 +77,7 @@ clean:
 
 # The figures of the pages: see ablation.py for what is kept of each run.
 .PHONY: cifar10 results-digits results-parts results-side-by-side results-folder \
-    results-digits-long-tail results-fashion-mnist results-cifar10-cpu
+    results-digits-long-tail results-fashion-mnist results-cifar10-cpu results-photos
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
 # make cifar10 DATA=<folder> RECIPE=best MINUTES=25
@@ -130,6 +130,16 @@ results-fashion-mnist: $(VENV)/installed
 	    --simclr="--width 16 --image-size 20 --epochs 2 --batch-size 128 $(DATA:%=--data %)" \
 	    --scan="--epochs 1 --images-per-epoch 30000" \
 	    --selflabel="--epochs 1 --images-per-epoch 30000 --batch-size 128"
+
+# Folders of photographs with weights that others trained, three seeds each, on two threads:
+# make results-photos DATA=<folder with flowers12/, scenes15/ and trashnet/>
+results-photos: $(VENV)/installed
+	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --data $(DATA)/flowers12 --recipes best --seeds 0,1,2 \
+	    --simclr="--init efficientnet_lite0" --scan="--clusters 12" --out results/flowers12
+	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --data $(DATA)/scenes15 --recipes best --seeds 0,1,2 \
+	    --simclr="--init efficientnet_lite0" --scan="--clusters 15" --out results/scenes15
+	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --data $(DATA)/trashnet --recipes best --seeds 0,1,2 \
+	    --simclr="--init efficientnet_lite0" --scan="--clusters 6" --folder-labels --out results/trashnet
 
 # On one thread of a CPU within thirty minutes, at a quarter of the width and half of the side:
 # make results-cifar10-cpu DATA=<folder with train/<class>/ and test/<class>/>

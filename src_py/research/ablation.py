@@ -21,6 +21,8 @@ from src_py.run.stages import CLASSIFIERS, PRETEXTS, chain
 SCORES = ("acc", "nmi", "ari")
 # What the pretext leaves: a setting that changes only later stages begins with it.
 SHARED = ("data.json", "simclr.json", "pretext.pt")
+# What the mining adds, which no seed changes where the weights are frozen.
+MINED = ("extract_features.json", "features.npy", "views.npy", "neighbors.npy", "rows.csv")
 
 
 def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> None:
@@ -39,11 +41,15 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     files = RunFiles(pattern.format(setting))
     recipe = PAPER_RECIPE if setting == PAPER_RECIPE else BEST_RECIPE
     pretext = "moco" if setting == "moco" else "simclr"
-    source = _pretext_source(config, setting, pattern)
+    source, done = _pretext_source(config, setting, pattern), ("simclr",)
+    first_seed = config.seeds.split(",")[0]
+    if "--init" in config.simclr and "--fine-tune" not in config.simclr and str(seed) != first_seed:
+        source = RunFiles(f"{out.parent.parent.name}-{setting}-seed{first_seed}")
+        done = ("simclr", "extract_features")
     if source:
-        _copy_pretext(source, files, recipe)
+        _copy_pretext(source, files, recipe, SHARED if len(done) == 1 else SHARED + MINED)
     for stage in chain():
-        if source and stage == "simclr":
+        if source and stage in done:
             continue
         options = ["--run", files.run, "--device", config.device]
         if stage == "simclr":
@@ -150,11 +156,11 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
     return None
 
 
-def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str) -> None:
-    if not all((source.checkpoints / name).exists() for name in SHARED):
+def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str, names: tuple[str, ...]) -> None:
+    if not all((source.checkpoints / name).exists() for name in names):
         raise UserError(f"run '{source.run}' has no pretext to share: it must be compared first")
     target.checkpoints.mkdir(parents=True, exist_ok=True)
-    for name in SHARED:
+    for name in names:
         shutil.copy2(source.checkpoints / name, target.checkpoints / name)
     target.logs.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source.log("simclr"), target.log("simclr"))
