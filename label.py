@@ -99,7 +99,7 @@ def merged_by_neighbors(
     classifier = open_classifier(choose_classifier(files), hardware)
     images = open_mined(files, classifier.settings, hardware, config.loading)
     lowest = [group[0] for group in groups]  # where a group's probability is
-    _, probabilities = classifier.outputs(images.loader)
+    _, probabilities = classifier.of_run(files, images.loader)
     given = load_corrections(files, cluster_names).of_rows(images.names)
     probabilities = correct(probabilities, given, cluster_names.clusters)
     probabilities = cluster_names.merged(probabilities)[:, lowest]
@@ -144,7 +144,7 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     images = open_mined(files, classifier.settings, hardware, config.loading)
     names = of_run.load_cluster_names(files, classifier.model.heads.clusters)
     said = Said(names, of_run.load_corrections(files, names))
-    _, probabilities = classifier.outputs(images.loader)  # (N, C)
+    _, probabilities = classifier.of_run(files, images.loader)  # (N, C)
     predicted = probabilities.argmax(axis=1)
     facts = {
         "run": config.run,

@@ -92,7 +92,8 @@ def show_training_images(
     images = open_mined(files, classifier.settings, classifier.hardware, config.loading)
     page = config.out / "gallery.html"
     given = corrections.of_rows(images.names)
-    shown = show_images(images.loader, images.names, classifier, given, corrections.clusters)
+    outputs = classifier.of_run(files, images.loader)
+    shown = show_images(images.loader, images.names, outputs, given, corrections.clusters)
     neighbors = np.load(files.require(files.neighbors, "extract_features"))
     shown.write(page, config.run, cluster_names, neighbors)
     print(f"{page}: open it in a browser, and name the clusters")

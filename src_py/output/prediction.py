@@ -25,8 +25,10 @@ from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
 from src_py.run.checkpoints import load_clustering
 from src_py.run.errors import UserError
+from src_py.run.files import RunFiles
 from src_py.run.hardware import Hardware
 
+SHOWN_AT_ONCE = 256  # images whose thumbnails are made together
 NOTHING_GIVEN: Mapping[Path, int] = MappingProxyType({})
 
 
@@ -86,9 +88,23 @@ class Classifier:
         """Features (N, D) on the device, and probabilities (N, clusters), of all images."""
         blocks = infer(self.model.backbone, images, self.hardware, self.batch_size)
         features = torch.cat(list(blocks))
-        with torch.no_grad():
-            logits = self.model.heads(features)[0]
-        return features, (logits / self.temperature).softmax(dim=1).cpu().numpy()
+        return features, self.probabilities(features)
+
+    @torch.no_grad()
+    def probabilities(self, features: Tensor) -> np.ndarray:
+        """(N, clusters) of images whose features (N, D) are known."""
+        logits = self.model.heads(features)[0]
+        return (logits / self.temperature).softmax(dim=1).cpu().numpy()
+
+    def of_run(self, files: RunFiles, images: ImageLoader) -> tuple[Tensor, np.ndarray]:
+        """As `outputs`, of the images that a run was trained on, in the order of its mining.
+
+        Frozen weights have seen them before, and what they gave is stored.
+        """
+        if not self.model.backbone.spec.frozen:
+            return self.outputs(images)
+        features = torch.from_numpy(np.load(files.features)).to(self.hardware.device)
+        return features, self.probabilities(features)
 
 
 def open_classifier(checkpoint: Path, hardware: Hardware, batch_size: int = 256) -> Classifier:
@@ -101,22 +117,24 @@ def open_classifier(checkpoint: Path, hardware: Hardware, batch_size: int = 256)
 def show_images(
     images: ImageLoader,
     names: list[str],
-    classifier: Classifier,
+    outputs: tuple[Tensor, np.ndarray],
     given: np.ndarray,
     clusters: int,
 ) -> GalleryImages:
     """What a gallery needs of a run's own images.
 
     Args:
+        outputs: of the classifier for all of them.
         given: (N,) int64, the cluster that a person said of each, -1 where nothing is said.
         clusters: of the classifier, and those that splits have added.
     """
     shown = GalleryImages()
-    for indices, pixels in images.batches(ordered_batches(len(images), classifier.batch_size)):
-        block = ResidentImages(pixels, pixels.device)
-        features, probabilities = classifier.outputs(block)
-        probabilities = correct(probabilities, given[indices.cpu().numpy()], clusters)
-        shown.add([names[index] for index in indices.tolist()], pixels, features, probabilities)
+    features, probabilities = outputs
+    probabilities = correct(probabilities, given, clusters)
+    for indices, pixels in images.batches(ordered_batches(len(images), SHOWN_AT_ONCE)):
+        rows = indices.tolist()
+        told = (features[indices], probabilities[rows])
+        shown.add([names[row] for row in rows], pixels, *told)
     return shown
 
 

@@ -41,7 +41,8 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     files = RunFiles(pattern.format(setting))
     recipe = PAPER_RECIPE if setting == PAPER_RECIPE else BEST_RECIPE
     pretext = "moco" if setting == "moco" else "simclr"
-    source, done = _pretext_source(config, setting, pattern), ("simclr",)
+    source = _pretext_source(config, setting, pattern)
+    done: tuple[str, ...] = ("simclr",)
     first_seed = config.seeds.split(",")[0]
     if "--init" in config.simclr and "--fine-tune" not in config.simclr and str(seed) != first_seed:
         source = RunFiles(f"{out.parent.parent.name}-{setting}-seed{first_seed}")
