@@ -12,7 +12,7 @@ lie apart (silhouette).
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -46,6 +46,7 @@ DRAWS = 5  # neighbors of each held-out image that the loss is measured with
 SILHOUETTE_ROWS = 2000  # its cost is quadratic
 NO_STRUCTURE = 0.25  # a best silhouette below it shows none (Kaufman and Rousseeuw, 1990)
 HIGHEST = 20  # clusters, unless asked for more
+FEWEST_COMPARED = 3  # numbers, for a finer division to be said
 FEWEST_PER_CLUSTER = 4  # images, on average: half of them train
 
 
@@ -170,14 +171,28 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
     three comes before one that is first in two and among the last in the third. Of equal points the
     larger number counts, as clusters are more easily merged than divided.
     """
+    chosen, best = _ahead(evidence)
+    reasons = [_votes(best, chosen)]
+    if max(best.values()) - min(best.values()) > chosen / 4:
+        reasons.append("they differ, so look at the clusters of more than one of these numbers")
+    if max(each.silhouette for each in evidence) < NO_STRUCTURE:
+        reasons.append("the features hardly form groups, so trust your own idea of the number more")
+    # Kinds of photos have kinds of their own: flowers by colour, then by species.
+    finer = [each for each in evidence if each.clusters >= 2 * chosen]
+    if len(finer) >= FEWEST_COMPARED:
+        reasons.append(f"of twice as many and more, {_ahead(finer)[0]} is ahead: a finer division")
+    if chosen == max(each.clusters for each in evidence):
+        reasons.append(f"the end of the range: try also --highest {2 * chosen}")
+    return Recommendation(chosen, "; ".join(reasons))
+
+
+def _ahead(evidence: Sequence[Evidence]) -> tuple[int, dict[str, int]]:
+    """The number of most points, and the best number by each measure."""
     falling = sorted(evidence, key=lambda each: -each.clusters)
     measures = {
         "held-out loss": {each.clusters: -each.loss for each in falling},
         "agreement": {each.clusters: each.agreement for each in falling},
         "silhouette": {each.clusters: each.silhouette for each in falling},
-    }
-    best = {
-        name: max(values, key=lambda number: values[number]) for name, values in measures.items()
     }
     points = {
         each.clusters: sum(
@@ -187,18 +202,10 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
         )
         for each in falling
     }
-    chosen = _best_of(points)
-    reasons = [_votes(best, chosen)]
-    if max(best.values()) - min(best.values()) > chosen / 4:
-        reasons.append("they differ, so look at the clusters of more than one of these numbers")
-    if max(each.silhouette for each in evidence) < NO_STRUCTURE:
-        reasons.append("the features hardly form groups, so trust your own idea of the number more")
-    if chosen == falling[0].clusters:
-        reasons.append(f"the end of the range: try also --highest {2 * chosen}")
-    return Recommendation(chosen, "; ".join(reasons))
+    return _best_of(points), {name: _best_of(values) for name, values in measures.items()}
 
 
-def _best_of(values: dict[int, float] | dict[int, int]) -> int:
+def _best_of(values: Mapping[int, float]) -> int:
     """The number of the highest value; of equal ones, the first."""
     return max(values, key=lambda number: values[number])
 
