@@ -214,7 +214,7 @@ def test_each_value_has_its_origin(origins):
     found = origins("scan", "--run", "mine", "--mutual", "--augment.flip", "0.5")
     assert found["run"] == found["mutual"] == found["augment"] == "command line"
     assert found["batch_size"] == "preset digits"
-    assert found["heads"] == found["head_epochs"] == "recipe best"
+    assert found["components"] == found["head_epochs"] == "recipe best"
     assert found["preset"] == found["seed"] == found["minutes"] == "default"
 
 

@@ -222,7 +222,8 @@ def _is_only_suggested(path: Path) -> bool:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:  # corrections.csv, or what somebody has edited: theirs to read
         return False
-    return isinstance(content, dict) and not (content.get("names") or content.get("merge"))
+    said = isinstance(content, dict) and (content.get("names") or content.get("merge"))
+    return isinstance(content, dict) and "suggestions" in content and not said
 
 
 def _block(brackets: str, lines: list[str]) -> str:

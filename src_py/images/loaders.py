@@ -1,6 +1,6 @@
 """Batches of images by index: from a set that lives on the device, or from files when needed.
 
-Both loaders yield the same bytes in the same order, so that training ends with the same weights
+Both loaders yield the same bytes in the same order and layout, so that training ends with the same weights
 whichever is chosen; the choice is one of memory and speed.
 """
 
@@ -52,7 +52,7 @@ class ResidentImages:
     def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in index_batches:
             indices = indices.to(self.images.device)
-            yield indices, self.images[indices]
+            yield indices, self.images[indices].contiguous()
 
 
 class StreamedImages:
@@ -83,7 +83,7 @@ class StreamedImages:
             if isinstance(images, str):
                 raise UserError(images)
             images = images.to(self.device, non_blocking=on_cuda)  # (B, S, S, C)
-            yield indices.to(self.device), images.permute(0, 3, 1, 2)
+            yield indices.to(self.device), images.permute(0, 3, 1, 2).contiguous()
 
 
 def _stack_or_say_why_not(images: list[Tensor | str]) -> Tensor | str:

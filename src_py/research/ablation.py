@@ -164,7 +164,8 @@ def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str, names: tuple[
     for name in names:
         shutil.copy2(source.checkpoints / name, target.checkpoints / name)
     target.logs.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source.log("simclr"), target.log("simclr"))
+    if source.log("simclr").exists():  # frozen weights leave none
+        shutil.copy2(source.log("simclr"), target.log("simclr"))
     write_json(target.data, load_json(target.data) | {"recipe": recipe})
 
 

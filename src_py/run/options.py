@@ -244,7 +244,7 @@ def _layers(
         return
     given = {k: v for k, v in stored["config"].items() if k in values and k not in FREE_OPTIONS}
     had = given.get("minutes")
-    if had == stored.get("run_minutes", had) and files.is_stale(script):
+    if "minutes" in values and had == stored.get("run_minutes", had) and files.is_stale(script):
         given["minutes"] = minutes  # not its own: it begins again, in the time that the run has now
     yield "run", {name: _as_typed(value, values[name]) for name, value in given.items()}
 
