@@ -1,7 +1,7 @@
 """Batches of images by index: from a set that lives on the device, or from files when needed.
 
-Both loaders yield the same bytes in the same order and layout, so that training ends with the same weights
-whichever is chosen; the choice is one of memory and speed.
+Both loaders yield the same bytes in the same order and layout, so that training ends with the same
+weights whichever is chosen; the choice is one of memory and speed.
 """
 
 import os
