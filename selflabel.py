@@ -51,6 +51,8 @@ def main(config: SelfLabelConfig) -> None:
     begun, given = growing.with_corrections(begun, opened.names, views, files, session.say)
 
     corrected = bool((given >= 0).any())
+    if corrected:
+        given = growing.spread(given, neighbors, views.logits(begun).argmax(dim=1))
 
     torch.manual_seed(config.seed)
     model = hardware.place(copy.deepcopy(begun), config.compile)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src_py.clusters.growing import grow_heads
+from src_py.clusters.growing import grow_heads, spread
 from src_py.models import ClusterHeads
 
 KINDS = torch.arange(60) % 3  # the classifier takes the last two for one
@@ -95,3 +95,15 @@ def test_alike_images_on_both_sides_are_no_obstacle():
     given = torch.tensor([-1, -1, -1, -1, 2, 2])
     grown = grow_heads(two_clusters(), features, given, clusters=3)
     assert torch.isfinite(grown(features)).all()
+
+
+def test_what_was_said_spreads_to_neighbors_that_were_left_behind():
+    assigned = torch.tensor([0, 0, 0, 0, 1, 0])
+    neighbors = torch.tensor([[1, 4], [5, 0], [3, 1], [0, 1], [5, 1], [0, 1]])
+    nothing = torch.full((6,), -1)
+    assert torch.equal(spread(nothing, neighbors, assigned), nothing)
+    given = nothing.clone()
+    given[0], given[2], given[4] = 2, 3, 1  # 0 and 2 are moved, 4 stays where it was
+    found = spread(given, neighbors, assigned)
+    # 1 goes with 0, whose nearest it is, and 3 with 2; 5 is near to neither.
+    assert found.tolist() == [2, 2, 3, 3, 1, -1]
