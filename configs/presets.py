@@ -49,6 +49,7 @@ BEST: Stages = {
     "extract_features": {"components": 64},
     "scan": {
         "head_epochs": 30,
+        "candidate_heads": 100,
         "head_learning_rate": 3e-2,
         "prototypes": True,
         "components": 64,
