@@ -140,6 +140,8 @@ results-photos: $(VENV)/installed
 	    --simclr="--init efficientnet_lite0" --scan="--clusters 15" --out results/scenes15
 	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --data $(DATA)/trashnet --recipes best --seeds 0,1,2 \
 	    --simclr="--init efficientnet_lite0" --scan="--clusters 6" --folder-labels --out results/trashnet
+	rm -f results/flowers12/*/*/contact_sheet.png results/scenes15/*/*/contact_sheet.png \
+	    results/trashnet/*/*/contact_sheet.png  # whose photos are not ours to pass on
 
 # On one thread of a CPU within thirty minutes, at a quarter of the width and half of the side:
 # make results-cifar10-cpu DATA=<folder with train/<class>/ and test/<class>/>

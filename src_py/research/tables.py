@@ -30,6 +30,9 @@ ABOUT = {
     "epoch each of scan and selflabel, on one CPU thread (`make results-fashion-mnist`).",
     "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 16 "
     "px and width 16, within `--minutes 30` on one CPU thread (`make results-cifar10-cpu DATA=…`).",
+    "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
+    "part of Oxford Flowers, `--init efficientnet_lite0`, on two CPU threads "
+    "(`make results-photos DATA=…`).",
 }
 HEADER = """\
 | images | recipe | seeds | k-means on the features | scan | selflabel | worst selflabel |
