@@ -72,7 +72,7 @@ def main(config: ScanConfig) -> None:
 
     content = checkpoints.clustering_content(model, settings, temperature)
     path = session.finish(content, kept=kept, information=information)
-    suggestions.keep_suggestions(files, features, logits, session.say)
+    suggestions.keep_suggestions(files, logits, session.say)
     print(f"{path} written; next: python selflabel.py {files.option}")
 
 

@@ -73,8 +73,7 @@ def main(config: SelfLabelConfig) -> None:
 
     content = checkpoints.clustering_content(final, settings, temperature)
     path = session.finish(content, kept=kept, information=information, corrected=corrected)
-    features = torch.from_numpy(np.load(files.features))  # (N, D)
-    suggestions.keep_suggestions(files, features, logits, session.say)
+    suggestions.keep_suggestions(files, logits, session.say)
     print(f"{path} written; next: python evaluate.py {files.option}")
 
 

@@ -28,23 +28,20 @@ class Suggestion(NamedTuple):
     score: float
 
 
-def keep_suggestions(
-    files: RunFiles, features: Tensor, logits: Tensor, say: Callable[[str], None]
-) -> None:
+def keep_suggestions(files: RunFiles, logits: Tensor, say: Callable[[str], None]) -> None:
     """Writes names for the clusters of a run into its labels.json, where its weights know words.
 
     A person accepts them or not: what has a name already keeps it.
 
     Args:
-        features: (N, D) of the images, as the pretext's backbone gives them.
-        logits: (N, C) of the run's classifier.
+        logits: (N, C) of the run's classifier, in the order of its mining.
     """
     vocabulary = load_vocabulary(files.output(PRETEXTS[0]))
     if vocabulary is None:
         return
     confidence, assigned = logits.cpu().softmax(dim=1).max(dim=1)
     found = suggest_names(
-        features.cpu(), assigned.numpy(), vocabulary, logits.shape[1], confidence.numpy()
+        np.load(files.features), assigned.numpy(), vocabulary, logits.shape[1], confidence.numpy()
     )
     rounded = ([Suggestion(w.word, round(w.score, 3)) for w in words] for words in found)
     suggested = {cluster: tuple(words) for cluster, words in enumerate(rounded) if words}
