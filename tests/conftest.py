@@ -1,5 +1,6 @@
 """What the tests share: folders of small images, and the scripts run as a person runs them."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.script_process import SECONDS, run_in_a_copy
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ("--epochs", "2", "--batch-size", "16", "--device", "cpu")
@@ -28,15 +31,19 @@ def run_script(tmp_path):
         Args:
             environment: a folder whose modules come before the installed ones.
         """
-        variables = {} if environment is None else {"PYTHONPATH": str(environment)}
-        done = subprocess.run(
-            [sys.executable, str(PROJECT / script), *map(str, arguments)],
-            cwd=tmp_path,
-            env=os.environ | variables,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        command = [str(PROJECT / script), *map(str, arguments)]
+        if environment is None and "forkserver" in multiprocessing.get_all_start_methods():
+            done = run_in_a_copy(command, tmp_path)
+        else:
+            variables = {} if environment is None else {"PYTHONPATH": str(environment)}
+            done = subprocess.run(
+                [sys.executable, *command],
+                cwd=tmp_path,
+                env=os.environ | variables,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+            )
         assert done.returncode == status, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done

@@ -9,8 +9,8 @@ TINY = "--epochs 1 --batch-size 16"
 
 def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
     arguments = [
-        "--data", class_tree, "--preset", "folder", "--variants", "mutual", "--seeds", "1",
-        f"--simclr={TINY} --width 4 --image-size 8",
+        "--data", class_tree, "--preset", "folder", "--recipes", "best", "--variants", "mutual",
+        "--seeds", "1", f"--simclr={TINY} --width 4 --image-size 8",
         f"--scan={TINY} --clusters 4 --candidate-heads 2 --heads 2",
         f"--selflabel={TINY}", "--device", "cpu", "--out", "results/tiny",
     ]  # fmt: skip
@@ -18,7 +18,7 @@ def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
     out = tmp_path / "results" / "tiny"
     table = (out / "table.md").read_text()
     assert table in told
-    for setting in ("paper", "best", "mutual"):
+    for setting in ("best", "mutual"):
         assert f"| {setting} | selflabel | 1 |" in table
         kept = out / setting / "seed1"
         scan = json.loads((kept / "scan.json").read_text())["config"]

@@ -13,15 +13,16 @@ from nbclient.exceptions import CellExecutionError
 
 from tests.conftest import PROJECT
 
-TINY = "--epochs 1 --device cpu"
+TINY = "--epochs 1 --batch-size 16 --device cpu"
 PARAMETERS = {
     "train": {
+        "PRESET": "folder",
         "RUN": "notebook",
         "ARGUMENTS": {
             "simclr": f"--width 4 {TINY}",
-            "extract_features": "--device cpu",
+            "extract_features": "--neighbors 5 --device cpu",
             "choose_clusters": "--highest 3 --device cpu",
-            "scan": f"--head-epochs 1 --heads 2 {TINY}",
+            "scan": f"--clusters 4 --head-epochs 1 --candidate-heads 2 --heads 1 {TINY}",
             "selflabel": TINY,
         },
     },
@@ -67,8 +68,8 @@ def said_by(notebook):
     )
 
 
-def test_notebooks_run_from_top_to_bottom(copy_of_the_project):
-    trained = execute(prepared("train"), copy_of_the_project)
+def test_notebooks_run_from_top_to_bottom(copy_of_the_project, class_tree):
+    trained = execute(prepared("train", DATA=str(class_tree)), copy_of_the_project)
     assert "kmeans" in trained and "selflabel" in trained
     explored = execute(prepared("explore"), copy_of_the_project)
     assert "cluster 0" in explored and "three" in explored

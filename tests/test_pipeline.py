@@ -140,7 +140,7 @@ def test_streamed_and_resident_images_give_the_same_weights(run_script, photo_fo
     assert not (tmp_path / "ckp" / "streamed" / "images-train.npy").exists()
 
 
-def test_digits_train_without_their_labels(run_script, tmp_path, monkeypatch):
+def test_digits_train_without_their_labels(run_script, tmp_path):
     """scikit-learn's digits with every label replaced by nonsense: not one weight differs."""
     poison = tmp_path / "poison"
     poison.mkdir()
@@ -155,8 +155,7 @@ def test_digits_train_without_their_labels(run_script, tmp_path, monkeypatch):
     )
     few = ("--width", "4", "--epochs", "1", "--device", "cpu")
     run_script("simclr.py", "--run", "with", *few)
-    monkeypatch.setenv("PYTHONPATH", str(poison))
-    run_script("simclr.py", "--run", "without", *few)
+    run_script("simclr.py", "--run", "without", *few, environment=poison)
     first, second = (
         load_checkpoint(tmp_path / "ckp" / run / "pretext.pt")["weights"]
         for run in ("with", "without")

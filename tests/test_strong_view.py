@@ -238,7 +238,7 @@ def test_cutout_erases_the_same_share_whatever_the_side(side):
 
     The mean area is known: E[(2 (L // 2))^2] without clipping, less what lies outside.
     """
-    images = torch.full((4000, 1, side, side), 128, dtype=torch.uint8)
+    images = torch.full((1000, 1, side, side), 128, dtype=torch.uint8)
     plain, erasing = Augmentation(), Augmentation(cutout=0.5)
     statistics = ((0.2,), (0.5,))
     generator = torch.Generator().manual_seed(0)
