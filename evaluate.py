@@ -55,21 +55,24 @@ def main(config: EvaluateConfig) -> None:
         if opened is None:
             continue
         compute = evaluation.Computation(opened.loader, hardware, config.batch_size)
+        mined = split == "train" and files.is_current("extract_features")
+        if mined:
+            require_rows(files, opened.names)
+        # Frozen weights have given the features of the training images already.
+        seen = mined and encoder.spec.frozen
+        features = np.load(files.features) if seen else compute.outputs(encoder)
         splits[split] = evaluation.Split(
             images=opened.loader,
             labels=load_labels(settings.source, root, split, opened.names, config.folder_labels),
-            features=compute.outputs(encoder),
+            features=features,
             probabilities={
                 stage: compute.probabilities(
-                    hardware.place(model), content["temperature"], cluster_names[stage]
+                    hardware.place(model), content["temperature"], cluster_names[stage], features
                 )
                 for stage, (model, content) in classifiers.items()
             },
+            neighbors=np.load(files.neighbors) if mined else None,
         )
-
-        if split == "train" and files.is_current("extract_features"):
-            require_rows(files, opened.names)
-            splits[split].neighbors = np.load(files.neighbors)
 
     result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
     write_json(files.evaluation, result)

@@ -74,7 +74,7 @@ def main(config: PredictConfig) -> None:
     if config.hand_off:
         hand_off(out, predictions, cluster_names, config.run)
     if config.sort:
-        sort(config, config.sort, predictions)
+        sort(config, config.sort, predictions, cluster_names)
 
 
 def show_training_images(
@@ -109,15 +109,21 @@ def review(config: PredictConfig, predictions: list["Prediction"]) -> None:
     print(f"{page}: the {min(config.review, len(predictions))} least confident images")
 
 
-def sort(config: PredictConfig, how: str, predictions: list["Prediction"]) -> None:
+def sort(
+    config: PredictConfig,
+    how: str,
+    predictions: list["Prediction"],
+    cluster_names: "ClusterNames",
+) -> None:
     """
     Raises:
-        UserError: when not one file could be placed.
+        UserError: when a file could not be placed; the others are.
     """
-    from src_py.output.sorting import plan, sort_files
+    from src_py.output.sorting import folder_names, plan, sort_files
     from src_py.run.errors import UserError
 
-    placements = plan(predictions, config.out, config.unsure)
+    names = {group[0]: cluster_names.name_of(group[0]) for group in cluster_names.groups}
+    placements = plan(predictions, config.out, config.unsure, folder_names(names))
     if config.dry_run:
         for placement in placements:
             what = "already there:" if placement.present else f"would {how}:"
@@ -131,8 +137,12 @@ def sort(config: PredictConfig, how: str, predictions: list["Prediction"]) -> No
     )
     for failure in outcome.failures:
         print(f"failed: {failure}")
-    if len(outcome.failures) == len(placements):
-        raise UserError(f"--sort {how}: none of the {len(placements)} images was placed")
+    if outcome.failures:
+        few = "none" if len(outcome.failures) == len(placements) else "not all"
+        raise UserError(
+            f"--sort {how}: {few} of the {len(placements)} images could be placed, "
+            f"{len(outcome.failures)} failed: the same command tries these again"
+        )
 
 
 if __name__ == "__main__":

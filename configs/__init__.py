@@ -7,6 +7,7 @@ imports this first: what it cannot run without is asked for here, in one line.
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 # The packages of requirements.txt, and what each is imported as.
@@ -49,4 +50,15 @@ def _require_python_and_packages() -> None:
     sys.exit(2)
 
 
+def _say_interrupted(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Ctrl-C while a script is still importing: one line, as everywhere."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _say_interrupted
 _require_python_and_packages()

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from configs.bounds import require_in_bounds
 from configs.presets import BEST_RECIPE, DEFAULT_PRESET
-from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 
 
@@ -14,6 +14,9 @@ class ScriptConfig:
     """Options of all scripts."""
 
     show_config: bool = False  # print each option's value and where it comes from, and stop
+
+    def __post_init__(self) -> None:
+        require_in_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -44,38 +47,6 @@ class LoadingOption:
 class SeedOption:
     seed: int = 0  # of every random number
 
-    def __post_init__(self) -> None:
-        require_at_least(self, 0, "seed")
-        if self.seed >= 2**32:
-            raise UserError(f"--seed {self.seed}: must be below 2^32")
-
-
-def as_flag(name: str) -> str:
-    """A field's name as it is typed on the command line."""
-    return "--" + name.replace("_", "-")
-
-
-def require_at_least(config: object, least: float, *names: str) -> None:
-    """
-    Raises:
-        UserError: when one of the fields `names` is below `least`.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value < least:
-            raise UserError(f"{as_flag(name)} {value}: must be at least {least}")
-
-
-def require_fraction(config: object, *names: str) -> None:
-    """
-    Raises:
-        UserError: when one of the fields `names` is not at least 0 and below 1.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if not 0 <= value < 1:
-            raise UserError(f"{as_flag(name)} {value}: must be in [0, 1)")
-
 
 @dataclass(frozen=True)
 class TrainingConfig(SeedOption, LoadingOption, DeviceOption, RunConfig):
@@ -95,12 +66,3 @@ class TrainingConfig(SeedOption, LoadingOption, DeviceOption, RunConfig):
     restart: bool = False  # begin again, although the stage is finished or half done
     checkpoint_seconds: float = 30.0  # least time between two resumable states, s
     tensorboard: bool = False  # also write TensorBoard logs, where it is installed
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least(self, 1, "epochs", "batch_size")
-        if self.minutes is not None and self.minutes <= 0:
-            raise UserError(f"--minutes {self.minutes}: must be above 0")
-        if self.images_per_epoch is not None:
-            require_at_least(self, 1, "images_per_epoch")
-        require_at_least(self, 0, "learning_rate", "weight_decay")

@@ -1,10 +1,12 @@
 """Options of ablation.py."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.base_config import DeviceOption, LoadingOption, RunConfig, as_flag
+from configs.base_config import DeviceOption, LoadingOption, RunConfig
+from configs.bounds import BOUNDS, as_flag, parse_numbers, shortened
 from configs.presets import BEST_RECIPE, PAPER_RECIPE
 from src_py.run.errors import UserError
 
@@ -39,15 +41,30 @@ class AblationConfig(LoadingOption, DeviceOption, RunConfig):
     out: Path | None = None  # where the results go (default: results/<run>)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_known("recipes", (PAPER_RECIPE, BEST_RECIPE))
         self._require_known("variants", tuple(VARIANTS))
-        if not all(seed.isdigit() for seed in self.seeds.split(",")):
-            raise UserError(f"--seeds {self.seeds}: must be numbers separated by commas")
+        parse_numbers("--seeds", self.seeds, *BOUNDS["seed"])
+        for name in ("simclr", "scan", "selflabel"):
+            self.options_of(name)
 
     @property
     def settings(self) -> list[str]:
         """The names of what is compared."""
         return [name for name in f"{self.recipes},{self.variants}".split(",") if name]
+
+    def options_of(self, script: str) -> list[str]:
+        """What is given for simclr, scan or selflabel, in words.
+
+        Raises:
+            UserError: when a quote in it is not closed.
+        """
+        text = getattr(self, script)
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            reason = str(error).lower()
+            raise UserError(f"--{script} {shortened(text)}: {reason}") from None
 
     def _require_known(self, field: Literal["recipes", "variants"], known: tuple) -> None:
         for name in filter(None, getattr(self, field).split(",")):

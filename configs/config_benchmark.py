@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.base_config import DeviceOption, ScriptConfig, SeedOption, require_at_least
+from configs.base_config import DeviceOption, ScriptConfig, SeedOption
+from configs.bounds import as_flag, parse_numbers
 from src_py.run.errors import UserError
 
 LARGEST_BATCH = 2048  # twice as many random images are made
+NUMBERS = {"widths": (1, 1024), "sizes": (100, 10**9)}  # the least and the largest of each list
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,11 @@ class BenchmarkConfig(SeedOption, DeviceOption, ScriptConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "rounds")
-        if self.batch_size is not None and not 1 <= self.batch_size <= LARGEST_BATCH:
-            raise UserError(
-                f"--batch-size {self.batch_size}: must be between 1 and {LARGEST_BATCH}"
-            )
+        if self.batch_size is not None and self.batch_size > LARGEST_BATCH:
+            raise UserError(f"--batch-size {self.batch_size}: must be at most {LARGEST_BATCH}")
         self.numbers("widths"), self.numbers("sizes")
 
     def numbers(self, name: str) -> list[int]:
         """A field of comma-separated numbers as a list."""
-        try:
-            return [int(part) for part in getattr(self, name).split(",")]
-        except ValueError:
-            raise UserError(
-                f"--{name} {getattr(self, name)}: must be numbers separated by commas"
-            ) from None
+        lowest, highest = NUMBERS[name]
+        return parse_numbers(as_flag(name), getattr(self, name), lowest, highest)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from configs.base_config import DeviceOption, RunConfig, SeedOption, require_at_least
+from configs.base_config import DeviceOption, RunConfig, SeedOption
 from src_py.run.errors import UserError
 
 
@@ -15,7 +15,5 @@ class ChooseClustersConfig(SeedOption, DeviceOption, RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 2, "lowest", "seeds")
-        require_at_least(self, 32, "images")
         if self.highest is not None and self.highest <= self.lowest:
             raise UserError(f"--highest {self.highest}: must be above --lowest {self.lowest}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from configs.base_config import DeviceOption, LoadingOption, RunConfig, SeedOption, require_at_least
+from configs.base_config import DeviceOption, LoadingOption, RunConfig, SeedOption
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,3 @@ class EvaluateConfig(SeedOption, LoadingOption, DeviceOption, RunConfig):
     pixels: bool = False
     """also score k-means and PCA with a Gaussian mixture on the pixels (slow for large sets)"""
     folder_labels: bool = False  # take the first folder level of an undivided folder as classes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least(self, 1, "batch_size")

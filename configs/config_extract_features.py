@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.base_config import DeviceOption, LoadingOption, RunConfig, require_at_least
+from configs.base_config import DeviceOption, LoadingOption, RunConfig
 from src_py.augmentation import CROPPED_VIEW, Augmentation
 
 
@@ -17,7 +17,3 @@ class ExtractFeaturesConfig(LoadingOption, DeviceOption, RunConfig):
     views: int = 2  # random views of each image whose features are stored, of frozen weights
     augment: Augmentation = CROPPED_VIEW  # one such view
     batch_size: int = 512  # images a step
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "neighbors", "views", "batch_size")
-        require_at_least(self, 0, "components")

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from tyro.conf import UseAppendAction
 
-from configs.base_config import DeviceOption, LoadingOption, RunConfig, require_at_least
+from configs.base_config import DeviceOption, LoadingOption, RunConfig
+from configs.bounds import shortened
 from src_py.run.errors import UserError
+
+MOST_DIGITS = 9  # of a cluster's number
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,7 @@ class LabelConfig(LoadingOption, DeviceOption, RunConfig):
     browser: bool = True  # open the page that --serve serves
 
     def __post_init__(self) -> None:
-        if self.merge_to is not None:
-            require_at_least(self, 2, "merge_to")
-        if not 0 <= self.port < 2**16:
-            raise UserError(f"--port {self.port}: must be from 0 to {2**16 - 1}")
+        super().__post_init__()
         if self.serve and (self.merge or self.name or self.merge_to or self.show):
             raise UserError("--serve: name and merge in the page, or without --serve")
         if not self.serve and (self.port or not self.browser):
@@ -54,6 +54,10 @@ class LabelConfig(LoadingOption, DeviceOption, RunConfig):
 
 
 def _cluster(text: str, option: str) -> int:
-    if not text.strip().isdecimal():
-        raise UserError(f"{option}: '{text}' is not the number of a cluster (3,7 or 3=cat)")
+    text = text.strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+        raise UserError(
+            f"{shortened(option)}: '{shortened(text)}' is not the number of a cluster "
+            "(3,7 or 3=cat)"
+        )
     return int(text)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from configs.base_config import require_at_least, require_fraction
 from configs.config_simclr import SimCLRConfig
 from src_py.run.errors import UserError
 
@@ -16,5 +15,3 @@ class MoCoConfig(SimCLRConfig):
         super().__post_init__()
         if self.init is not None:
             raise UserError("--init: is an option of simclr.py; run python simclr.py instead")
-        require_at_least(self, 1, "queue_size")
-        require_fraction(self, "target_decay")

@@ -6,13 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from configs.base_config import (
-    DeviceOption,
-    LoadingOption,
-    RunConfig,
-    require_at_least,
-    require_fraction,
-)
+from configs.base_config import DeviceOption, LoadingOption, RunConfig
 from src_py.run.errors import UserError
 
 
@@ -29,9 +23,7 @@ class PredictConfig(LoadingOption, DeviceOption, RunConfig):
     hand_off: bool = False  # write files that Label Studio and FiftyOne import
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "batch_size")
-        require_at_least(self, 0, "review")
-        require_fraction(self, "unsure")
+        super().__post_init__()
         if self.sort is None and (self.dry_run or self.unsure):
             option = "--dry-run" if self.dry_run else "--unsure"
             raise UserError(f"{option} says how to sort: give --sort copy, link or move too")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from configs.base_config import TrainingConfig, require_at_least, require_fraction
+from configs.base_config import TrainingConfig
 from src_py.augmentation import STRONG_VIEW, Augmentation
 from src_py.run.errors import UserError
 
@@ -38,12 +38,6 @@ class ScanConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 2, "clusters")
-        require_at_least(self, 1, "heads", "candidate_heads")
-        require_at_least(self, 0, "head_epochs", "head_learning_rate", "components")
-        require_fraction(self, "ema_decay")
-        if not 0 <= self.evenness <= 1:
-            raise UserError(f"--evenness {self.evenness}: must be in [0, 1]")
         if self.prototypes and not self.head_epochs:
             raise UserError("--prototypes: needs --head-epochs of at least 1")
         if self.head_epochs and self.candidate_heads < self.heads:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from configs.base_config import TrainingConfig, require_at_least, require_fraction
+from configs.base_config import TrainingConfig
 from src_py.augmentation import PLAIN_VIEW, STRONG_VIEW, Augmentation
 
 
@@ -27,9 +27,3 @@ class SelfLabelConfig(TrainingConfig):
     """the view that is pseudo-labelled: the plain image"""
     strong_augment: Augmentation = STRONG_VIEW
     """the view that is trained on"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least(self, 1, "refresh_epochs")
-        require_at_least(self, 0, "head_learning_rate")
-        require_fraction(self, "threshold", "ema_decay", "reliable_share")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from configs.base_config import TrainingConfig, require_at_least
+from configs.base_config import TrainingConfig
 from src_py.augmentation import Augmentation
 from src_py.run.errors import UserError
 
@@ -45,15 +45,9 @@ class SimCLRConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "width", "projection_dim")
-        require_at_least(self, 0, "warmup_epochs", "momentum")
-        if self.temperature <= 0:
-            raise UserError(f"--temperature {self.temperature}: must be above 0")
         if self.fine_tune and self.init is None:
             raise UserError("--fine-tune: needs weights to start from: add --init")
         if self.words is not None and (self.init is None or self.fine_tune):
             raise UserError(
                 "--words: needs weights that know text and stay: --init clip or siglip2"
             )
-        if self.image_size is not None:
-            require_at_least(self, 8, "image_size")

@@ -3,8 +3,11 @@
 The tensor code that carries it out is `src_py/transforms.py` (`random_view`).
 """
 
-import math
 from dataclasses import dataclass
+
+LARGEST_CHANGE = 10.0  # of a factor around 1
+MOST_OPERATIONS = 100
+LARGEST_RATIO = 100.0  # of width to height
 
 
 @dataclass(frozen=True)
@@ -41,27 +44,26 @@ class Augmentation:
             ("translate", 0, 1),
             ("zoom", 0, 0.99),
             ("shear", 0, 89),
-            ("brightness", 0, math.inf),
-            ("contrast", 0, math.inf),
-            ("saturation", 0, math.inf),
+            ("brightness", 0, LARGEST_CHANGE),
+            ("contrast", 0, LARGEST_CHANGE),
+            ("saturation", 0, LARGEST_CHANGE),
             ("hue", 0, 0.5),
             ("jitter_probability", 0, 1),
             ("grayscale", 0, 1),
             ("blur", 0, 1),
-            ("strong_ops", 0, math.inf),
+            ("strong_ops", 0, MOST_OPERATIONS),
             ("cutout", 0, 1),
         ):
             value = getattr(self, name)
             if not lowest <= value <= highest:
-                expected = f"{lowest} to {highest}" if highest < math.inf else f"at least {lowest}"
-                raise ValueError(f"augmentation {name} is {value}, expected {expected}")
+                raise ValueError(f"augmentation {name} is {value}, expected {lowest} to {highest}")
         if not isinstance(self.strong_ops, int):
             raise ValueError(f"augmentation strong_ops is {self.strong_ops}, expected an int")
-        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+        for name, highest in (("crop_scale", 1.0), ("crop_ratio", LARGEST_RATIO)):
             value = getattr(self, name)
             if len(value) != 2 or not 0 < value[0] <= value[1] <= highest:
-                limit = f" <= {highest:g}" if highest < math.inf else ""
-                raise ValueError(f"augmentation {name} is {value}, expected 0 < low <= high{limit}")
+                expected = f"0 < low <= high <= {highest:g}"
+                raise ValueError(f"augmentation {name} is {value}, expected {expected}")
 
 
 # The views of SCAN and of its self-labelling, as in the authors' code.

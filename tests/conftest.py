@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.script_process import SECONDS, run_in_a_copy
+from tests.script_process import SECONDS, Copy
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ("--epochs", "2", "--batch-size", "16", "--device", "cpu")
@@ -33,7 +33,7 @@ def run_script(tmp_path):
         """
         command = [str(PROJECT / script), *map(str, arguments)]
         if environment is None and "forkserver" in multiprocessing.get_all_start_methods():
-            done = run_in_a_copy(command, tmp_path)
+            done = Copy(command, tmp_path).done()
         else:
             variables = {} if environment is None else {"PYTHONPATH": str(environment)}
             done = subprocess.run(

@@ -10,6 +10,8 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PACKAGES = (
@@ -19,29 +21,58 @@ PACKAGES = (
 SECONDS = 300
 
 
-def run_in_a_copy(command: list[str], folder: Path) -> subprocess.CompletedProcess:
-    """What `subprocess.run([sys.executable, *command], cwd=folder)` gives, with text captured.
-
-    Raises:
-        subprocess.TimeoutExpired: after 300 seconds; the script is killed.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PACKAGES))
-    with tempfile.TemporaryDirectory() as kept:
-        streams = [Path(kept) / "stdout", Path(kept) / "stderr"]
-        process = context.Process(
-            target=_become, args=(command, folder, dict(os.environ), streams), name=command[0]
-        )
-        process.start()
-        process.join(SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(command, SECONDS)
-        said = [stream.read_text(encoding="utf-8") for stream in streams]
-        return subprocess.CompletedProcess(command, process.exitcode, *said)
+def nothing() -> None:
+    """What is done in the copy before its script begins, unless something is asked for."""
 
 
-def _become(command: list[str], folder: Path, environment: dict[str, str], streams: list[Path]):
+class Copy:
+    """A script that runs in a copy, and what it says."""
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, before: Callable[[], None] = nothing
+    ) -> None:
+        """
+        Args:
+            command: the script and its arguments.
+            folder: that it is started in.
+            before: is called in the copy first; must be importable by name.
+        """
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PACKAGES))
+        self._kept = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._kept.name) / name for name in ("stdout", "stderr")]
+        self.command = list(command)
+        arguments = (self.command, folder, dict(os.environ), self._streams, before)
+        self.process: BaseProcess = context.Process(target=_become, args=arguments)
+        self.process.start()
+
+    def done(self, seconds: float = SECONDS) -> subprocess.CompletedProcess:
+        """What `subprocess.run` gives, with text captured.
+
+        Raises:
+            subprocess.TimeoutExpired: after so many seconds; the script is killed.
+        """
+        self.process.join(seconds)
+        status = self.process.exitcode
+        if status is None:
+            self.process.kill()
+            self.process.join()
+            raise subprocess.TimeoutExpired(self.command, seconds)
+        said = [
+            stream.read_text(encoding="utf-8", errors="replace") if stream.exists() else ""
+            for stream in self._streams
+        ]
+        self._kept.cleanup()
+        return subprocess.CompletedProcess(self.command, status, *said)
+
+
+def _become(
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    streams: list[Path],
+    before: Callable[[], None],
+) -> None:
     for descriptor, stream in zip((1, 2), streams, strict=True):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(folder)
@@ -50,4 +81,5 @@ def _become(command: list[str], folder: Path, environment: dict[str, str], strea
     multiprocessing.set_start_method(None, force=True)  # workers are begun as by any other script
     sys.argv = list(command)
     sys.path.insert(0, str(Path(command[0]).parent))
+    before()
     runpy.run_path(command[0], run_name="__main__")

@@ -203,3 +203,17 @@ def test_the_script_writes_shows_and_refuses(run_script, tmp_path):
     (folder / "corrections.csv").unlink()
     refused = run_script("label.py", "--run", "mine", "--name", "4=x", status=2)
     assert refused.stderr == "label.py: there is no cluster 4: they are 0 to 3\n"
+
+
+@pytest.mark.parametrize("second", ["cat", "Cat", "cat ", "\uff43at", "CAT"])
+def test_two_clusters_do_not_have_one_name(second):
+    named = PLAIN.with_name(3, "cat")
+    with pytest.raises(UserError, match="clusters 3 and 5 would both be called"):
+        named.with_name(5, second)
+    assert named.with_merge((3, 5)).with_name(5, second).name_of(3) == second.strip()
+
+
+def test_a_cluster_is_not_called_by_the_number_of_another():
+    with pytest.raises(UserError, match="clusters 3 and 4 would both be called 'cluster_4'"):
+        PLAIN.with_name(3, "cluster_4")
+    assert PLAIN.with_name(4, "fish").with_name(3, "cluster_4").name_of(3) == "cluster_4"

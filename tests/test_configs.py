@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from configs import MODULES, REQUIREMENTS
-from configs.base_config import as_flag
+from configs.bounds import as_flag
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
@@ -130,8 +130,8 @@ def test_a_configuration_survives_json(command_line):
         ("simclr", ["--augment.flip", "2"], ["flip", "2"]),
         ("simclr", ["--temperature", "0"], ["--temperature"]),
         ("selflabel", ["--threshold", "1"], ["--threshold"]),
-        ("selflabel", ["--minutes", "0"], ["--minutes 0", "above 0"]),
-        ("scan", ["--evenness", "1.5"], ["--evenness 1.5", "[0, 1]"]),
+        ("selflabel", ["--minutes", "0"], ["--minutes 0", "at least 0.01"]),
+        ("scan", ["--evenness", "1.5"], ["--evenness 1.5", "at most 1"]),
         ("scan", ["--recipe", "bset"], ["--recipe", "bset"]),
         ("moco", ["--queue-size", "0"], ["--queue-size 0", "at least 1"]),
     ],

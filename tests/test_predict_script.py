@@ -135,7 +135,7 @@ def test_nothing_placed_ends_with_status_2(predict, tmp_path):
         (tmp_path / "out" / name).write_text("a file in the place of a folder")
     failed = predict("--out", "out", "--sort", "copy", status=2)
     assert failed.stdout.count("failed: photos/") == 12
-    assert "none of the 12 images was placed" in failed.stderr
+    assert "none of the 12 images could be placed" in failed.stderr
     assert len(read_csv(tmp_path / "out" / "predictions.csv")) == 12
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from src_py.output import sorting
 from src_py.output.prediction import Prediction
-from src_py.output.sorting import plan, safe_name, sort_files
+from src_py.output.sorting import folder_names, plan, safe_name, sort_files
 
 
 def write(path, content="x"):
@@ -17,8 +17,11 @@ def write(path, content="x"):
     return path
 
 
-def predicted(path, name="cat", confidence=0.9, cluster=3):
-    return Prediction(path, cluster, name, confidence)
+CLUSTERS = {"cat": 3, "dog": 5}
+
+
+def predicted(path, name="cat", confidence=0.9):
+    return Prediction(path, CLUSTERS.get(name, 7), name, confidence)
 
 
 def tree(folder):
@@ -28,7 +31,11 @@ def tree(folder):
 
 
 def sort(predictions, out, method="copy", unsure=0.0):
-    return sort_files(plan(predictions, out, unsure), method)
+    return sort_files(planned(predictions, out, unsure), method)
+
+
+def planned(predictions, out, unsure=0.0):
+    return plan(predictions, out, unsure, folder_names({p.cluster: p.name for p in predictions}))
 
 
 @pytest.fixture
@@ -76,7 +83,7 @@ def test_a_file_that_is_there_is_never_overwritten(photos, tmp_path):
 @pytest.mark.parametrize("method", ["copy", "link", "move"])
 def test_a_file_that_appears_after_planning_is_not_overwritten(photos, tmp_path, method):
     out = tmp_path / "out"
-    placements = plan(photos, out, 0)
+    placements = planned(photos, out)
     write(out / "cat" / "1.png", "late")
     outcome = sort_files(placements, method)
     assert outcome.placed == 2
@@ -126,7 +133,7 @@ def test_the_unsure_have_a_folder(photos, tmp_path):
 
 
 def test_planning_touches_nothing(photos, tmp_path):
-    placements = plan(photos, tmp_path / "out", 0)
+    placements = planned(photos, tmp_path / "out")
     assert [placement.present for placement in placements] == [False] * 3
     assert not (tmp_path / "out").exists()
 
@@ -218,4 +225,13 @@ def test_folder_names_are_safe(name, safe):
 
 def test_a_name_of_which_nothing_is_left_gives_the_number(tmp_path):
     sort([predicted(write(tmp_path / "1.png"), "..")], tmp_path / "out")
-    assert set(tree(tmp_path / "out")) == {"cluster_3/1.png"}
+    assert set(tree(tmp_path / "out")) == {"cluster_7/1.png"}
+
+
+def test_names_that_become_one_folder_are_told_apart():
+    named = {0: "a/b", 1: "a:b", 2: "A_B ", 3: "unsure", 4: "unsure_", 5: "...", 6: "cat"}
+    folders = folder_names(named)
+    assert folders[6] == "cat" and folders[5] == "cluster_5"
+    assert folders[0] == "a_b (cluster 0)" and folders[2] == "A_B (cluster 2)"
+    assert folders[3] == "unsure_ (cluster 3)"
+    assert len({name.casefold() for name in folders.values()}) == len(named)

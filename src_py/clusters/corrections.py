@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from src_py.run.errors import UserError
-from src_py.run.files import write_table
+from src_py.run.files import path_from_cell, write_table
 
 HEADER = ("path", "cluster")
 NOTHING_SAID = -1  # in the place of a cluster
@@ -183,7 +183,7 @@ def _parse(text: str) -> dict[str, int]:
 def _fields(row: list[str], line: int) -> tuple[str, int]:
     if len(row) != len(HEADER) or not row[0]:
         raise UserError(f"line {line}: expected a path and a cluster")
-    name, cluster = row
+    name, cluster = path_from_cell(row[0]), row[1]
     if not re.fullmatch(r"0|[1-9][0-9]{0,8}", cluster.strip()):
         raise UserError(f"line {line}: '{cluster}' is not the number of a cluster")
     return name, int(cluster)

@@ -52,7 +52,7 @@ class ClusterNames:
 
     Raises:
         UserError: for a cluster that does not exist or is in two groups, a group of fewer than
-            two, or a name that is empty or holds a control character.
+            two, a name that is empty or holds a control character, or one name of two groups.
     """
 
     clusters: int
@@ -74,6 +74,23 @@ class ClusterNames:
                 raise UserError(f"cluster {cluster} is merged twice: name it in one group, once")
         if any(len(group) < 2 for group in self.merge):
             raise UserError("a group to merge needs two clusters or more")
+        self._require_names_apart()
+
+    def _require_names_apart(self) -> None:
+        """Two clusters of one name would be one in every table and folder, and nobody said so."""
+        named = {group[0] for group in self.groups if self.names.keys() & set(group)}
+        owner: dict[str, int] = {}
+        # Of clusters without a name only those count whose number another one is called by.
+        for cluster in sorted(range(self.clusters), key=lambda cluster: cluster not in named):
+            if self.group_of(cluster)[0] != cluster:
+                continue
+            name = self.name_of(cluster)
+            first = owner.setdefault(comparable(name), cluster)
+            if first != cluster:
+                raise UserError(
+                    f"clusters {min(first, cluster)} and {max(first, cluster)} would both be called"
+                    f" {name!r}: merge them, or give one another name"
+                )
 
     def _require_cluster(self, cluster: int) -> None:
         if not 0 <= cluster < self.clusters:
@@ -201,6 +218,11 @@ class ClusterNames:
         joined = {member for cluster in clusters for member in self.group_of(cluster)}
         apart = [group for group in self.merge if joined.isdisjoint(group)]
         return replace(self, merge=tuple(sorted([*apart, tuple(sorted(joined))])))
+
+
+def comparable(name: str) -> str:
+    """Equal for names that a reader, or a file system, takes for the same."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def set_aside(path: Path) -> None:

@@ -28,7 +28,7 @@ from src_py.images.loaders import (
 from src_py.images.report import Duplicate, describe_files, find_duplicates
 from src_py.images.statistics import measure_mean_std
 from src_py.run.errors import UserError
-from src_py.run.files import DOWNLOAD_FOLDER, RunFiles, load_json, write_table
+from src_py.run.files import DOWNLOAD_FOLDER, RunFiles, load_json, path_from_cell, write_table
 from src_py.run.hardware import Hardware
 from src_py.run.stages import PRETEXTS
 
@@ -226,7 +226,7 @@ def read_rows(files: RunFiles) -> list[str]:
     """
     rows = files.require(files.rows, "extract_features")
     with rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [row["path"] for row in csv.DictReader(file)]
+        return [path_from_cell(row["path"]) for row in csv.DictReader(file)]
 
 
 def require_rows(files: RunFiles, names: Sequence[str]) -> None:

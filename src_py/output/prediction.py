@@ -59,8 +59,10 @@ def list_files(paths: Iterable[Path], out: Path) -> list[Path]:
                 inside = path / out.resolve().relative_to(path.resolve())
                 files = [file for file in files if not file.is_relative_to(inside)]
             found += files
-        elif path.exists():
+        elif path.is_file():
             found.append(path)
+        elif path.exists():  # a pipe, a device: reading it might never end
+            raise UserError(f"{path} is neither a file nor a folder")
         else:
             raise UserError(f"{path} does not exist")
     if not found:

@@ -6,13 +6,15 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 from tqdm import tqdm
 
+from src_py.clusters.names import comparable
 from src_py.output.prediction import Prediction
 
 UNSURE = "unsure"  # the folder of images that no cluster is sure of
@@ -45,10 +47,15 @@ class Outcome:
     failures: list[str] = field(default_factory=list)  # a line each
 
 
-def plan(predictions: Iterable[Prediction], out: Path, unsure: float) -> list[Placement]:
+def plan(
+    predictions: Iterable[Prediction], out: Path, unsure: float, folders: Mapping[int, str]
+) -> list[Placement]:
     """Where the images belong: out/<name>/<file>, or out/unsure/<file> below that confidence.
 
     Files of one name get " (2)", " (3)", ... A file that is named twice is placed once.
+
+    Args:
+        folders: of every cluster, see `folder_names`.
     """
     placements = []
     taken: set[str] = set()
@@ -58,17 +65,28 @@ def plan(predictions: Iterable[Prediction], out: Path, unsure: float) -> list[Pl
         if source in seen:
             continue
         seen.add(source)
-        placement = _placement(prediction.path, out / folder_name(prediction, unsure), taken)
+        folder = UNSURE if prediction.confidence < unsure else folders[prediction.cluster]
+        placement = _placement(prediction.path, out / folder, taken)
         taken.add(_key(placement.target))
         placements.append(placement)
     return placements
 
 
-def folder_name(prediction: Prediction, unsure: float) -> str:
-    """The folder of `out` that an image belongs in: its name, as file systems allow it."""
-    if prediction.confidence < unsure:
-        return UNSURE
-    return safe_name(prediction.name) or f"cluster_{prediction.cluster}"
+def folder_names(names: Mapping[int, str]) -> dict[int, str]:
+    """A folder for each cluster: its name, as file systems allow it.
+
+    Names that become the same by that are told apart by the clusters' numbers.
+
+    Args:
+        names: of all clusters, also of those that none of the images is in: so the folders are the
+            same for any other images.
+    """
+    folders = {cluster: safe_name(name) or f"cluster_{cluster}" for cluster, name in names.items()}
+    counts = Counter(map(comparable, folders.values()))
+    return {
+        cluster: folder if counts[comparable(folder)] == 1 else f"{folder} (cluster {cluster})"
+        for cluster, folder in folders.items()
+    }
 
 
 def safe_name(name: str) -> str:

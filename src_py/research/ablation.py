@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from configs.base_config import as_flag
+from configs.bounds import as_flag
 from configs.config_ablation import VARIANTS, AblationConfig
 from configs.config_scan import ScanConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
@@ -57,7 +57,7 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
             options += ["--preset", config.preset, "--recipe", recipe, "--loading", config.loading]
             options += ["--data", str(config.data)] if config.data else []
         if stage != "extract_features":
-            options += ["--seed", str(seed), *shlex.split(getattr(config, stage))]
+            options += ["--seed", str(seed), *config.options_of(stage)]
         options += _variant_options(config, setting, stage)
         _run(pretext if stage == "simclr" else stage, options)
     labelling = _variant_options(config, setting, "label")

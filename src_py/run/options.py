@@ -8,14 +8,16 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from configs.base_config import RunConfig, ScriptConfig, TrainingConfig, as_flag
+from configs.base_config import RunConfig, ScriptConfig, TrainingConfig
+from configs.bounds import as_flag, shortened
 from configs.presets import (
     BEST_RECIPE,
     DEFAULT_PRESET,
@@ -27,9 +29,12 @@ from configs.presets import (
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.files import DOWNLOAD_FOLDER, FREE_OPTIONS, RunFiles, read_json
 from src_py.run.stages import PRETEXTS
+from src_py.run.streams import Terminated, lasting_streams, terminable
 
 STARTED = time.monotonic()  # the script; what it imports and reads before it trains counts too
 COMMAND_LINE = "command line"
+LONGEST_RUN_NAME = 200  # bytes; file systems allow 255, and stages add endings
+LONGEST_ARGUMENT = 4096  # characters, as of a path; no number has so many digits
 
 Config = TypeVar("Config", bound=ScriptConfig)
 
@@ -47,33 +52,43 @@ class Early(NamedTuple):
 def run_script(
     config_class: type[Config], script: str, main: Callable[[Config], None], description: str | None
 ) -> None:
-    """Runs a script: a wrong input ends in one line and exit status 2, Ctrl-C in status 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names are not always valid text
-    try:
-        config, origins = parse(config_class, script, description)
-        if config.show_config:
-            print(*show_config(config, origins), sep="\n")
-            return
-        main(config)
-    except (UserError, OSError) as error:
-        _end(script, str(error))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        _end(
-            script,
-            f"out of memory; close other programs, then {_how_to_go_on(script, config_class)}, or "
-            f"lower --batch-size",
-        )
-    except KeyboardInterrupt:
-        hint = _how_to_go_on(script, config_class)
-        print(f"{script}.py: interrupted; {hint}", file=sys.stderr)
-        sys.exit(130)
+    """Runs a script: a wrong input ends in one line and exit status 2, Ctrl-C in status 130,
+    SIGTERM in 143."""
+    with lasting_streams(script):
+        try:
+            with terminable():
+                config, origins = parse(config_class, script, description)
+                if config.show_config:
+                    print(*show_config(config, origins), sep="\n")
+                    return
+                main(config)
+        except KeyboardInterrupt as interrupt:
+            _end_interrupted(script, config_class, interrupt)
+        except Exception as error:
+            # A package that is being imported turns Ctrl-C into an error of its own.
+            if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+                _end_interrupted(script, config_class, KeyboardInterrupt())
+            if not (isinstance(error, UserError | OSError) or is_out_of_memory(error)):
+                raise
+            told = str(error)
+            if is_out_of_memory(error):
+                told = (
+                    f"out of memory; close other programs, then "
+                    f"{_how_to_go_on(script, config_class)}, or lower --batch-size"
+                )
+            _end(script, told)
 
 
-def _how_to_go_on(script: str, config_class: type[Config]) -> str:
+def _end_interrupted(
+    script: str, config_class: type[ScriptConfig], interrupt: KeyboardInterrupt
+) -> NoReturn:
+    by_signal = isinstance(interrupt, Terminated)
+    what = "ended by SIGTERM" if by_signal else "interrupted"
+    print(f"{script}.py: {what}; {_how_to_go_on(script, config_class)}", file=sys.stderr)
+    sys.exit(143 if by_signal else 130)
+
+
+def _how_to_go_on(script: str, config_class: type[ScriptConfig]) -> str:
     """What the same command does after a stage has been stopped, in words."""
     if not issubclass(config_class, TrainingConfig):
         return "the same command begins again"
@@ -97,6 +112,8 @@ def parse(
         UserError: on a wrong option or value, or one that contradicts the run's images.
     """
     arguments = sys.argv[1:]
+    if too_long := next((a for a in arguments if len(a) > LONGEST_ARGUMENT), None):
+        raise UserError(f"{shortened(too_long)}: {len(too_long):,} characters are too many")
     values = _as_dict(config_class())
     origins = dict.fromkeys(values, "default")
     chosen: dict[str, Any] = {}
@@ -139,7 +156,7 @@ def show_config(config: ScriptConfig, origins: dict[str, str]) -> list[str]:
     return [f"{flag:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for flag, value, origin in rows]
 
 
-def _end(script: str, message: str) -> None:
+def _end(script: str, message: str) -> NoReturn:
     print(f"{script}.py: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -179,8 +196,10 @@ def _choose_run(script: str, early: Early) -> dict[str, Any]:
             raise UserError(f"--{name}: is empty")
     folder = Path(early.data).resolve().name if early.data else None
     run = early.run or (folder if early.preset is None else early.preset) or DEFAULT_PRESET
-    if Path(run).name != run or run.startswith("."):
-        raise UserError(f"--run {run}: a run's name must be usable as a folder's name")
+    if not _is_folder_name(run):
+        raise UserError(
+            f"--run {ascii(shortened(run))[1:-1]}: a run's name must be usable as a folder's name"
+        )
     stored = read_json(RunFiles(run).data)
     if stored is None:
         preset = early.preset or _preset_of(early.data, script in PRETEXTS)
@@ -194,6 +213,12 @@ def _choose_run(script: str, early: Early) -> dict[str, Any]:
     if early.data and not (script in PRETEXTS and early.restart):
         _require_same_folder(run, stored["settings"], early.data)
     return {"run": run, "preset": stored["preset"], "recipe": stored["recipe"]}
+
+
+def _is_folder_name(run: str) -> bool:
+    """Whether `run` names a visible folder on any system, and can be told in a line."""
+    fits = len(os.fsencode(run)) <= LONGEST_RUN_NAME
+    return Path(run).name == run and not run.startswith(".") and run.isprintable() and fits
 
 
 def _require_same_folder(run: str, settings: dict[str, Any], typed: str) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from configs.bounds import BOUNDS
 from src_py.models import BackboneSpec, ResNet18
 from src_py.run.errors import UserError
 from src_py.run.vocabulary import Vocabulary, imagenet_vocabulary
 from src_py.run.weight_files import InitReport, fill, first_line
 
 SMALLEST_SIDE = 64  # px: with ImageNet's stem the last stage then still sees 2 x 2 places
+MOST_BLOCKS = 100  # of a stage; ResNet-152 has 36
 STEM = "conv1.weight"  # names the place of a ResNet in a file ...
 FIRST_BLOCK = "layer1.0.conv1.weight"  # ... where this stands beside it
 
@@ -102,7 +104,9 @@ def _describe(init: str, state: dict[str, Tensor], channels: int, frozen: bool) 
             f"--init {init}: made for images of {of_images} channels, these have {channels}; "
             f"--channels sets it"
         )
-    one, two, three, four = (_count_blocks(state, f"layer{stage}") for stage in range(1, 5))
+    if width > BOUNDS["width"][1]:
+        raise UserError(f"--init {init}: {STEM} has {width} channels: no ResNet is as wide")
+    one, two, three, four = (_count_blocks(init, state, f"layer{stage}") for stage in range(1, 5))
     return BackboneSpec(
         width,
         channels,
@@ -113,6 +117,8 @@ def _describe(init: str, state: dict[str, Tensor], channels: int, frozen: bool) 
     )
 
 
-def _count_blocks(state: dict[str, Tensor], stage: str) -> int:
+def _count_blocks(init: str, state: dict[str, Tensor], stage: str) -> int:
     numbers = {match[1] for name in state if (match := re.match(rf"{stage}\.(\d+)\.", name))}
+    if len(numbers) > MOST_BLOCKS:
+        raise UserError(f"--init {init}: {stage} has {len(numbers)} blocks: no ResNet is as deep")
     return max(1, len(numbers))

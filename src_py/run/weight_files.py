@@ -1,6 +1,7 @@
 """Files of weights: read without running code in them, unwrapped, and put into a network."""
 
 import argparse
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -75,7 +76,7 @@ def read_tensors(init: str, path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # torch.load and safetensors raise many kinds for a damaged file
         raise UserError(
-            f"--init {init}: cannot be read as weights ({first_line(error)}); it must be what "
+            f"--init {init}: cannot be read as weights ({why_unreadable(error)}); it must be what "
             f"torch.save(model.state_dict(), FILE) writes, or a .safetensors file"
         ) from None
 
@@ -102,6 +103,16 @@ def weights_among(names: Iterable[str]) -> list[str]:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why `torch.load` refused a file; its own words would tell how to run the code in it."""
+    told = str(error).lower()
+    if "unsupported global" in told or "unsupported class" in told:
+        return "it holds more than tensors and plain values, and could run code"
+    if isinstance(error, pickle.UnpicklingError | EOFError) or "central directory" in told:
+        return "it is damaged, cut short, or of another kind"
+    return first_line(error)
 
 
 def _read(path: Path) -> object:

@@ -60,10 +60,19 @@ class Computation:
         return torch.cat([batch.cpu() for batch in batches], dim=dim).numpy()
 
     def probabilities(
-        self, model: ClusteringModel, temperature: float, names: ClusterNames
+        self, model: ClusteringModel, temperature: float, names: ClusterNames, features: np.ndarray
     ) -> np.ndarray:
-        """(N, groups) of a classifier with one head: merged clusters count as one."""
-        logits = torch.from_numpy(self.outputs(model, dim=1)[0])
+        """(N, groups) of a classifier with one head: merged clusters count as one.
+
+        Args:
+            features: (N, D) of the pretext, which are the classifier's own where its network is
+                frozen: it is not asked again.
+        """
+        if model.backbone.spec.frozen:
+            with torch.no_grad():
+                logits = model.heads(torch.from_numpy(features).to(self.hardware.device))[0].cpu()
+        else:
+            logits = torch.from_numpy(self.outputs(model, dim=1)[0])
         merged = names.merged((logits / temperature).softmax(dim=1).numpy())
         return merged[:, [group[0] for group in names.groups]]
 
