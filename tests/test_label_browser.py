@@ -55,13 +55,19 @@ def run(browser, photo_folder, tmp_path, monkeypatch):
     return folder
 
 
+def heed_ctrl_c():
+    """A shell's background jobs, which tests may run in, do not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def served(run, tmp_path):
     """The process of label.py, and the address that it has printed."""
     command = [sys.executable, PROJECT / "label.py", "--run", "mine", "--serve", "--no-browser"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
     yield process, next(line for line in process.stdout if line.startswith("http")).strip()
     process.kill()
     process.communicate()

@@ -136,7 +136,8 @@ def test_evaluation_is_where_labels_are_read():
     scoring = {name for name in all_modules() if name.startswith("src_py.scoring.")}
     assert closure("evaluate") >= scoring
     reading = {name for name in all_modules() if "src_py.scoring.class_labels" in imported(name)}
-    assert reading == {"evaluate", "src_py.research.digit_folders"}
+    research = {f"src_py.research.{name}" for name in ("digit_folders", "ten_corrections")}
+    assert reading == {"evaluate"} | research
 
 
 @pytest.mark.parametrize("script", ["predict", "export", "label", "evaluate"])
