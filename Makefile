@@ -2,6 +2,7 @@
 # make run DATA=photos RUN=holiday     the same on a folder of your own, to out/holiday/gallery.html
 # make test                            style, types and the whole test suite
 # make mutants                         deliberate faults in the training code: the tests must catch each
+# make torture                         kills, damage, hostile images and words, full disks: results/reliability.md
 # make tables                          the tables of results in the texts, from the files under results/
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 RUN ?= digits
 SEED ?= 0
 
-.PHONY: demo run test mutants tables install clean
+.PHONY: demo run test mutants torture tables install clean
 
 demo: $(VENV)/installed
 	$(BIN)/python simclr.py --run $(RUN) --seed $(SEED)
@@ -57,6 +58,9 @@ test: $(VENV)/installed-dev
 
 mutants: $(VENV)/installed-dev
 	$(BIN)/python -m tests.mutants
+
+torture: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture
 
 tables: $(VENV)/installed
 	$(BIN)/python -m src_py.research.tables

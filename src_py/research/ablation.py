@@ -45,8 +45,9 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     done: tuple[str, ...] = ("simclr",)
     first_seed = config.seeds.split(",")[0]
     if "--init" in config.simclr and "--fine-tune" not in config.simclr and str(seed) != first_seed:
-        source = RunFiles(f"{out.parent.parent.name}-{setting}-seed{first_seed}")
-        done = ("simclr", "extract_features")
+        mined = RunFiles(f"{out.parent.parent.name}-{setting}-seed{first_seed}")
+        if mined.neighbors.exists():  # not where only its results have been kept
+            source, done = mined, ("simclr", "extract_features")
     if source:
         _copy_pretext(source, files, recipe, SHARED if len(done) == 1 else SHARED + MINED)
     for stage in chain():

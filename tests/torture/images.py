@@ -33,7 +33,7 @@ def trial(base: Path, folder: Path, number: int) -> Verdict:
     odd = folder / "odd"
     whole: set[str] = set()
     if number % 5 == 0:
-        make_messy_folder(odd, images=3)
+        make_messy_folder(odd, images=12)
     else:
         odd.mkdir()
         for index in range(AT_ONCE):
