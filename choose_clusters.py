@@ -18,7 +18,6 @@ def main(config: ChooseClustersConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     from dataclasses import astuple
 
-    import numpy as np
     import torch
 
     from src_py.clusters.number import (
@@ -28,14 +27,17 @@ def main(config: ChooseClustersConfig) -> None:
         save_plot,
     )
     from src_py.neighbor_pairs import NeighborPairs
-    from src_py.run.files import write_json, write_table
+    from src_py.run.arrays import load_features, load_neighbors
+    from src_py.run.claim import claim
+    from src_py.run.files import write_record, write_table
     from src_py.run.hardware import choose_hardware
 
     files = config.files
-    _, features_file, neighbors_file = files.inputs("scan")
+    claim(files, config.data)
+    files.inputs("scan")
     device = choose_hardware(config.device).device
-    features = torch.from_numpy(np.load(features_file)).to(device)  # (N, D)
-    pairs = NeighborPairs.of(np.load(neighbors_file), device)
+    features = torch.from_numpy(load_features(files)).to(device)  # (N, D)
+    pairs = NeighborPairs.of(load_neighbors(files), device)
     study = ClusterNumberStudy(features, pairs, config.images, config.seed)
     highest = config.highest or study.default_highest(config.lowest)
     study.require_images_for(highest)
@@ -55,7 +57,7 @@ def main(config: ChooseClustersConfig) -> None:
     write_table(table, header, map(astuple, evidence))
     save_plot(plot, evidence, recommended.clusters)
     told = {"recommended": recommended.clusters, "reason": recommended.reason}
-    write_json(files.checkpoints / RECOMMENDATION_FILE, told)
+    write_record(files.checkpoints / RECOMMENDATION_FILE, told)
     again = " --restart" if files.config("scan").exists() else ""
     print(
         f"{table} and {plot.name} written; next: python scan.py {files.option} "

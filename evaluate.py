@@ -15,27 +15,28 @@ from src_py.run.options import run_script
 
 def main(config: EvaluateConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    import numpy as np
-
     from src_py.clusters.classifier import load_cluster_names
     from src_py.clusters.names import LABELS_FILE
-    from src_py.images.run_images import load_settings, open_split, require_rows
+    from src_py.images.run_images import load_settings, open_split, require_mined
     from src_py.output.gallery import save_contact_sheet
+    from src_py.run.arrays import load_features, load_neighbors
     from src_py.run.checkpoints import load_clustering, load_contrastive
-    from src_py.run.files import write_json
+    from src_py.run.claim import settle
+    from src_py.run.files import write_record
     from src_py.run.hardware import choose_hardware
     from src_py.run.stages import CLASSIFIERS
     from src_py.scoring import evaluation
     from src_py.scoring.class_labels import load_labels
 
     files = config.files
-    settings = load_settings(files)
+    settle(files)
+    settings = load_settings(files, config.data)
     root = None if settings.root is None else Path(settings.root)
-    pretext = files.require(files.output("simclr"), "simclr")
+    pretext = files.made(files.output("simclr"), "simclr")
     hardware = choose_hardware(config.device)
     encoder = hardware.place(load_contrastive(pretext).backbone)
     classifiers = {
-        stage: load_clustering(files.output(stage))
+        stage: load_clustering(files.made(files.output(stage), stage))
         for stage in CLASSIFIERS
         if files.is_current(stage, corrected=False)
     }
@@ -57,10 +58,10 @@ def main(config: EvaluateConfig) -> None:
         compute = evaluation.Computation(opened.loader, hardware, config.batch_size)
         mined = split == "train" and files.is_current("extract_features")
         if mined:
-            require_rows(files, opened.names)
+            require_mined(files, opened)
         # Frozen weights have given the features of the training images already.
         seen = mined and encoder.spec.frozen
-        features = np.load(files.features) if seen else compute.outputs(encoder)
+        features = load_features(files) if seen else compute.outputs(encoder)
         splits[split] = evaluation.Split(
             images=opened.loader,
             labels=load_labels(settings.source, root, split, opened.names, config.folder_labels),
@@ -71,23 +72,24 @@ def main(config: EvaluateConfig) -> None:
                 )
                 for stage, (model, content) in classifiers.items()
             },
-            neighbors=np.load(files.neighbors) if mined else None,
+            neighbors=load_neighbors(files) if mined else None,
         )
 
     result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
-    write_json(files.evaluation, result)
     print(evaluation.as_table(config.run, result))
     if classifiers and any(names.merge for names in cluster_names.values()):
         print(f"merged clusters count as one, as {files.checkpoints / LABELS_FILE} says")
-    if classifiers:
-        last = list(classifiers)[-1]
-        names = cluster_names[last].group_names
-        evaluation.save_confusion(files.logs / "confusion.png", splits, last, names)
-        train = splits["train"]
-        save_contact_sheet(
-            files.logs / "contact_sheet.png", train.images, train.probabilities[last], names
-        )
-        print(f"pictures: {files.logs / 'contact_sheet.png'}")
+    try:
+        write_record(files.evaluation, result)
+        if classifiers:
+            last = list(classifiers)[-1]
+            names = cluster_names[last].group_names
+            evaluation.save_confusion(files.logs / "confusion.png", splits, last, names)
+            train, sheet = splits["train"], files.logs / "contact_sheet.png"
+            save_contact_sheet(sheet, train.images, train.probabilities[last], names)
+            print(f"pictures: {sheet}")
+    except OSError as error:  # the scores are what was asked for, and they are told
+        print(f"not kept: {error}")
 
 
 if __name__ == "__main__":

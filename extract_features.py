@@ -22,15 +22,24 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     from src_py.augmentation import PLAIN_VIEW
     from src_py.feature_space import condition
-    from src_py.images.run_images import load_settings, open_train
+    from src_py.images.run_images import image_state, load_settings, open_train
     from src_py.inference import gathered, infer, infer_views
     from src_py.neighbors import find_neighbors, neighbor_statistics
     from src_py.run.checkpoints import load_contrastive
-    from src_py.run.files import hashes, recorded, write_array, write_json, write_table
+    from src_py.run.claim import claim, new, require_room, switch
+    from src_py.run.files import (
+        hashes,
+        recorded,
+        settings_digest,
+        write_array,
+        write_record,
+        write_table,
+    )
     from src_py.run.hardware import choose_hardware
 
     files = config.files
-    settings = load_settings(files)
+    claim(files, config.data)
+    settings = load_settings(files, config.data)
     (pretext,) = files.inputs("extract_features")
     hardware = choose_hardware(config.device)
     model = hardware.place(load_contrastive(pretext))
@@ -43,17 +52,20 @@ def main(config: ExtractFeaturesConfig) -> None:
         )
     backbone, frozen = model.backbone, model.backbone.spec.frozen
     seen = (images.loader, hardware, config.batch_size)
+    per_image = 4 * backbone.feature_dim * (1 + (config.views / 2 if frozen else 0))  # bytes
+    require_room(files, round(len(images.names) * (per_image + 8 * config.neighbors)))
+    outputs = [*files.outputs("extract_features"), files.rows]
     if frozen:  # all that later stages will ever ask of the network
         shown = [PLAIN_VIEW] + config.views * [config.augment]
         generator = hardware.generator(*b"extract_features")
         batches = infer_views(backbone, *seen, shown, generator)
         every = gathered(batches, len(images.names), "features")  # (N, 1 + V, D)
         features = every[:, 0].contiguous()
-        write_array(files.views, every[:, 1:].half().numpy())
+        write_array(new(files.views), every[:, 1:].half().numpy())
+        outputs.append(files.views)
     else:
         batches = infer(backbone, *seen)
         features = gathered(batches, len(images.names), "features")  # (N, D)
-        files.views.unlink(missing_ok=True)
     print(f"features: {features.shape[0]} x {features.shape[1]}")
 
     searched = features
@@ -67,15 +79,22 @@ def main(config: ExtractFeaturesConfig) -> None:
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 
-    write_array(files.features, features.numpy())
-    write_array(files.neighbors, neighbors.astype(np.int64))
-    write_table(files.rows, ("row", "path"), enumerate(images.names))
+    write_array(new(files.features), features.numpy())
+    write_array(new(files.neighbors), neighbors.astype(np.int64))
+    write_table(new(files.rows), ("row", "path"), enumerate(images.names))
     made = {
+        "stage": "extract_features",
         "made_from": hashes([pretext]),
         "config": recorded(config),
         "seconds": round(time.monotonic() - STARTED, 1),
+        "settings": settings_digest(files.settled()),
+        "images": image_state(images),
+        "outputs": {path.name: told for path in outputs for told in hashes([new(path)]).values()},
     }
-    write_json(files.config("extract_features"), made)
+    outputs.append(files.config("extract_features"))
+    write_record(new(outputs[-1]), made)
+    moves = [(new(path).name, path.name) for path in outputs]
+    switch(files, moves, [] if frozen else [files.views.name])
     print(f"{files.neighbors} written; next: python scan.py {files.option}")
 
 

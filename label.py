@@ -27,36 +27,44 @@ def main(config: LabelConfig) -> None:
     from src_py.clusters.classifier import load_cluster_names
     from src_py.clusters.names import LABELS_FILE
     from src_py.run.checkpoints import load_checkpoint
+    from src_py.run.claim import editing, settle
     from src_py.run.errors import UserError
 
     if config.serve:
         serve(config)
         return
-    groups, names = config.groups, config.names
-    if not (groups or names or config.merge_to or config.show):
+    if not (config.groups or config.names or config.merge_to or config.show):
         raise UserError(
             "nothing to do: give --serve, --merge 3,7, --merge-to 10, --name 3=cat, or --show"
         )
     files = config.files
-    made = [files.require(files.output("scan"), "scan")]
+    settle(files)
+    made = [files.made(files.output("scan"), "scan")]
     if files.is_current("selflabel", corrected=False):  # may have learned of clusters from splits
-        made += files.outputs("selflabel")
+        made.append(files.made(files.output("selflabel"), "selflabel"))
     clusters = max(load_checkpoint(path)["clusters"] for path in made)
-    cluster_names = load_cluster_names(files, clusters)
-    # Names after groups: --merge 3,7 --name 7=cat names both.
-    for group in groups:
+    if config.show:
+        tell(files, said(config, load_cluster_names(files, clusters)))
+        return
+    with editing(files):  # no second command reads before this one has written
+        cluster_names = said(config, load_cluster_names(files, clusters))
+        tell(files, cluster_names)
+        path = files.checkpoints / LABELS_FILE
+        cluster_names.write(path)
+    print(f"{path} written")
+
+
+def said(config: LabelConfig, cluster_names: "ClusterNames") -> "ClusterNames":
+    """Names and groups with what the options say; names after groups, so that --merge 3,7
+    --name 7=cat names both."""
+    for group in config.groups:
         cluster_names = cluster_names.with_merge(group)
     if config.merge_to:
         for group in merged_by_neighbors(config, cluster_names, config.merge_to):
             cluster_names = cluster_names.with_merge(group)
-    for cluster, name in names:
+    for cluster, name in config.names:
         cluster_names = cluster_names.with_name(cluster, name)
-
-    tell(files, cluster_names)
-    if not config.show:
-        path = files.checkpoints / LABELS_FILE
-        cluster_names.write(path)
-        print(f"{path} written")
+    return cluster_names
 
 
 def tell(files: "RunFiles", cluster_names: "ClusterNames") -> None:
@@ -79,13 +87,12 @@ def merged_by_neighbors(
     config: LabelConfig, cluster_names: "ClusterNames", merge_to: int
 ) -> list[tuple[int, ...]]:
     """Groups of clusters that the training images say are one, with `merge_to` left over."""
-    import numpy as np
-
     from src_py.clusters.classifier import choose_classifier, load_corrections
     from src_py.clusters.corrections import correct
     from src_py.clusters.merging import merge_by_neighbors
-    from src_py.images.run_images import open_mined
+    from src_py.images.run_images import load_settings, open_mined
     from src_py.output.prediction import open_classifier
+    from src_py.run.arrays import load_neighbors
     from src_py.run.errors import UserError
     from src_py.run.hardware import choose_hardware
 
@@ -97,13 +104,14 @@ def merged_by_neighbors(
         )
     hardware = choose_hardware(config.device)
     classifier = open_classifier(choose_classifier(files), hardware)
-    images = open_mined(files, classifier.settings, hardware, config.loading)
+    settings = load_settings(files, config.data)
+    images = open_mined(files, settings, hardware, config.loading)
     lowest = [group[0] for group in groups]  # where a group's probability is
     _, probabilities = classifier.of_run(files, images.loader)
     given = load_corrections(files, cluster_names).of_rows(images.names)
     probabilities = correct(probabilities, given, cluster_names.clusters)
     probabilities = cluster_names.merged(probabilities)[:, lowest]
-    neighbors = np.load(files.require(files.neighbors, "extract_features"))
+    neighbors = load_neighbors(files)
     found = merge_by_neighbors(probabilities, neighbors, merge_to)
     return [tuple(lowest[place] for place in group) for group in found if len(group) > 1]
 
@@ -133,15 +141,17 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
 
     from src_py.clusters import classifier as of_run
     from src_py.clusters.labelling import Labelling, Said
-    from src_py.images.run_images import open_mined
+    from src_py.images.run_images import load_settings, open_mined
     from src_py.output.prediction import open_classifier
     from src_py.output.served_images import ServedImages
+    from src_py.run.arrays import load_features
     from src_py.run.hardware import choose_hardware
 
     files = config.files
     hardware = choose_hardware(config.device)
     classifier = open_classifier(of_run.choose_classifier(files), hardware)
-    images = open_mined(files, classifier.settings, hardware, config.loading)
+    settings = load_settings(files, config.data)
+    images = open_mined(files, settings, hardware, config.loading)
     names = of_run.load_cluster_names(files, classifier.model.heads.clusters)
     said = Said(names, of_run.load_corrections(files, names))
     _, probabilities = classifier.of_run(files, images.loader)  # (N, C)
@@ -152,9 +162,9 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
         "thousandths": np.rint(1000 * probabilities.max(axis=1)).astype(int).tolist(),
         "predicted": predicted.tolist(),
     }
-    features = np.load(files.require(files.features, "extract_features"), mmap_mode="r")
+    features = load_features(files, mapped="r")
     labelling = Labelling(files, images.names, predicted, features, said)
-    shown = ServedImages(images.names, classifier.settings.folder, images.loader)
+    shown = ServedImages(images.names, settings.folder, images.loader)
     return labelling, shown, facts
 
 

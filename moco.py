@@ -17,17 +17,19 @@ def main(config: MoCoConfig) -> None:
     from src_py.images.run_images import settle_images, settled
     from src_py.models import BackboneSpec, ContrastiveModel
     from src_py.run.checkpoints import contrastive_content
+    from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
     from src_py.training_loops import train_moco
 
+    claim(config.files, None if config.restart else config.data, begins_run=True)
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "moco", hardware, started=STARTED)
     if session.is_finished:
         return
 
-    settings, images = settle_images(config, PRESETS[config.preset], hardware)
-    session.remembered = settled(config, settings)
+    settings, images, opened = settle_images(config, PRESETS[config.preset], hardware)
+    session.remember(settled(config, settings, opened))
 
     torch.manual_seed(config.seed)
     spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)

@@ -32,6 +32,7 @@ def main(config: PredictConfig) -> None:
         load_corrections,
     )
     from src_py.images.decoding import none_readable
+    from src_py.images.run_images import load_settings
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
     from src_py.output.prediction import classify_files, list_files, open_classifier
@@ -53,7 +54,7 @@ def main(config: PredictConfig) -> None:
         return
 
     shown = GalleryImages() if config.gallery else None
-    given = corrections.of_files(paths, classifier.settings.folder)
+    given = corrections.of_files(paths, load_settings(files, config.data).folder)
     predictions, skipped = classify_files(paths, classifier, cluster_names, shown, given)
     write_table(out / "skipped.csv", ("path", "reason"), skipped)
     if not predictions:
@@ -85,16 +86,18 @@ def show_training_images(
 ) -> None:
     import numpy as np
 
-    from src_py.images.run_images import open_mined
+    from src_py.images.run_images import load_settings, open_mined
     from src_py.output.prediction import show_images
+    from src_py.run.arrays import load_neighbors
 
     files = config.files
-    images = open_mined(files, classifier.settings, classifier.hardware, config.loading)
+    settings = load_settings(files, config.data)
+    images = open_mined(files, settings, classifier.hardware, config.loading)
     page = config.out / "gallery.html"
     given = corrections.of_rows(images.names)
     outputs = classifier.of_run(files, images.loader)
     shown = show_images(images.loader, images.names, outputs, given, corrections.clusters)
-    neighbors = np.load(files.require(files.neighbors, "extract_features"))
+    neighbors = load_neighbors(files)
     shown.write(page, config.run, cluster_names, neighbors)
     print(f"{page}: open it in a browser, and name the clusters")
     if corrections.given:

@@ -12,21 +12,22 @@ from src_py.run.options import STARTED, run_script
 
 def main(config: ScanConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    import numpy as np
     import torch
 
     from src_py import cluster_heads, neighbor_pairs, training_loops
     from src_py.clusters import calibration, guard, suggestions
     from src_py.images import run_images
     from src_py.models import ClusteringModel
-    from src_py.run import checkpoints
+    from src_py.run import arrays, checkpoints
+    from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
     from src_py.stored_features import StoredFeatures
 
     files = config.files
-    settings = run_images.load_settings(files)
-    pretext, features_file, neighbors_file = inputs = files.inputs("scan")
+    claim(files, config.data)
+    settings = run_images.load_settings(files, config.data)
+    pretext, *_ = inputs = files.inputs("scan")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "scan", hardware, inputs, started=STARTED)
     if session.is_finished:
@@ -35,8 +36,9 @@ def main(config: ScanConfig) -> None:
     opened = run_images.open_mined(files, settings, hardware, config.loading)
     run_images.require_enough_images(len(opened.names), config.clusters)
     images = opened.loader
-    pairs = neighbor_pairs.NeighborPairs.of(np.load(neighbors_file), hardware.device, config.mutual)
-    features = torch.from_numpy(np.load(features_file)).to(hardware.device)  # (N, D)
+    neighbors = arrays.load_neighbors(files)  # (N, k)
+    pairs = neighbor_pairs.NeighborPairs.of(neighbors, hardware.device, config.mutual)
+    features = torch.from_numpy(arrays.load_features(files)).to(hardware.device)  # (N, D)
 
     torch.manual_seed(config.seed)
     backbone = checkpoints.load_contrastive(pretext).backbone

@@ -18,19 +18,20 @@ def main(config: SelfLabelConfig) -> None:
     import copy
     import dataclasses
 
-    import numpy as np
     import torch
 
     from src_py import cluster_heads, training_loops
     from src_py.clusters import calibration, growing, guard, suggestions
     from src_py.images import run_images
-    from src_py.run import checkpoints
+    from src_py.run import arrays, checkpoints
+    from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
     from src_py.stored_features import StoredFeatures
 
     files = config.files
-    settings = run_images.load_settings(files)
+    claim(files, config.data)
+    settings = run_images.load_settings(files, config.data)
     scan, *_ = inputs = files.inputs("selflabel")
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, inputs, started=STARTED)
@@ -39,7 +40,7 @@ def main(config: SelfLabelConfig) -> None:
 
     opened = run_images.open_mined(files, settings, hardware, config.loading)
     images = opened.loader
-    neighbors = torch.from_numpy(np.load(files.neighbors)).to(hardware.device)  # (N, k)
+    neighbors = torch.from_numpy(arrays.load_neighbors(files)).to(hardware.device)  # (N, k)
 
     begun = hardware.place(checkpoints.load_clustering(scan)[0])
     frozen = begun.backbone.spec.frozen

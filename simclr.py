@@ -19,19 +19,21 @@ def main(config: SimCLRConfig) -> None:
     from src_py.images.run_images import settle_images, settled
     from src_py.models import BackboneSpec, ContrastiveModel
     from src_py.run.checkpoints import contrastive_content
+    from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
     from src_py.run.pretrained import pretrained_model, starting_preset, weights_hint
     from src_py.run.session import TrainingSession
     from src_py.training_loops import train_simclr
 
+    claim(config.files, None if config.restart else config.data, begins_run=True)
     hardware = choose_hardware(config.device)
     session = TrainingSession(config, "simclr", hardware, started=STARTED)
     if session.is_finished:
         return
 
     on_cpu = hardware.device.type == "cpu"
-    settings, images = settle_images(config, starting_preset(config, on_cpu), hardware)
-    session.remembered = settled(config, settings)
+    settings, images, opened = settle_images(config, starting_preset(config, on_cpu), hardware)
+    session.remember(settled(config, settings, opened))
 
     if not session.is_resumable and (hint := weights_hint(config, settings, on_cpu)):
         session.say(hint)

@@ -21,6 +21,7 @@ MODULES = {
     "pillow": "PIL",
     "pillow-heif": "pillow_heif",
     "tqdm": "tqdm",
+    "filelock": "filelock",
     "scikit-learn": "sklearn",
     "scipy": "scipy",
     "threadpoolctl": "threadpoolctl",

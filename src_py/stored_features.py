@@ -4,12 +4,12 @@ are frozen."""
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from src_py.feature_space import FeatureSpace
 from src_py.models import Backbone, ClusteringModel
+from src_py.run.arrays import load_features, load_views
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 
@@ -32,11 +32,10 @@ class StoredFeatures:
         Raises:
             UserError: when there are no views, or not of these features.
         """
-        plain, path = np.load(files.features), files.require(files.views, "extract_features")
-        views = np.load(path)
-        if views.ndim != 3 or views.shape[::2] != plain.shape:
+        plain, views = load_features(files), load_views(files)
+        if views.shape[::2] != plain.shape:
             raise UserError(
-                f"{path} does not go with {files.features}; run again: "
+                f"{files.views} does not go with {files.features}; run again: "
                 f"python extract_features.py {files.option}"
             )
         return StoredFeatures(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import LABELS_FILE, ClusterNames
+from src_py.run.claim import settle
 from src_py.run.files import RunFiles, sha256
 from src_py.run.stages import PRETEXTS
 
@@ -17,8 +18,9 @@ def choose_classifier(files: RunFiles) -> Path:
     Raises:
         UserError: naming the command to run when there is neither.
     """
+    settle(files)
     files.require(files.data, PRETEXTS[0])
-    scan = files.require(files.output("scan"), "scan")
+    scan = files.made(files.output("scan"), "scan")
     self_labelled = files.output("selflabel")
     if not files.is_current("selflabel", corrected=False):
         print(f"selflabel.py has not been run on {scan}: using that")
@@ -31,7 +33,7 @@ def choose_classifier(files: RunFiles) -> Path:
     if lost and not record.get("corrected"):
         print(f"{self_labelled} is worse than {scan} by evidence without labels: using {scan}")
         return scan
-    return self_labelled
+    return files.made(self_labelled, "selflabel")
 
 
 def load_cluster_names(files: RunFiles, clusters: int) -> ClusterNames:

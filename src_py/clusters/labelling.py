@@ -18,6 +18,7 @@ import numpy as np
 
 from src_py.clusters.corrections import NOTHING_SAID, Corrections, second_half
 from src_py.clusters.names import LABELS_FILE, MOST_ADDED, ClusterNames
+from src_py.run.claim import editing
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 
@@ -66,6 +67,7 @@ class Labelling:
         """
         self.images, self.predicted = images, predicted
         self._features = features
+        self._files = files
         self._labels, self._corrections = files.checkpoints / LABELS_FILE, files.corrections
         self._steps, self._at = [Step("", said)], 0
         self._on_disk = self._read()
@@ -174,7 +176,7 @@ class Labelling:
 
     def _do(self, version: int, change: Callable[[Said], tuple[str, Said]]) -> None:
         """One step: saved, and only then true."""
-        with self._lock:
+        with self._lock, editing(self._files):
             self._require_current(version)
             step = Step(*change(self.said))
             self._save(step.said)
@@ -182,7 +184,7 @@ class Labelling:
             self._at = len(self._steps) - 1
 
     def _go(self, version: int, steps: int, what: str) -> None:
-        with self._lock:
+        with self._lock, editing(self._files):
             self._require_current(version)
             if not 0 <= self._at + steps < len(self._steps):
                 raise UserError(f"there is nothing to {what}")

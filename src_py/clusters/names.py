@@ -225,24 +225,21 @@ def comparable(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-def set_aside(path: Path) -> None:
-    """Keeps what was said of clusters that are about to be replaced out of the way of new ones.
+def place_aside(path: Path) -> Path | None:
+    """Where what was said of clusters is kept, out of the way of new ones; None where nothing was.
 
-    Names that were only suggested are made again with the clusters, and nothing is lost with them.
+    Names that were only suggested are made again with the clusters, and replaced then.
     """
-    if path.exists() and _is_only_suggested(path):
-        path.unlink()
-    elif path.exists():
-        taken = len(list(path.parent.glob(f"{path.stem}.old*{path.suffix}")))
-        old = path.with_name(f"{path.stem}.old{taken or ''}{path.suffix}")
-        path.replace(old)
-        print(f"{path} is about the clusters of an earlier training: it is {old} now")
+    if not path.exists() or _is_only_suggested(path):
+        return None
+    taken = len(list(path.parent.glob(f"{path.stem}.old*{path.suffix}")))
+    return path.with_name(f"{path.stem}.old{taken or ''}{path.suffix}")
 
 
 def _is_only_suggested(path: Path) -> bool:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:  # corrections.csv, or what somebody has edited: theirs to read
+    except (ValueError, RecursionError):  # corrections.csv, or what somebody has edited
         return False
     said = isinstance(content, dict) and (content.get("names") or content.get("merge"))
     return isinstance(content, dict) and "suggestions" in content and not said
@@ -266,6 +263,8 @@ def _parse(text: str) -> object:
                     f"line {line}: nothing follows the comma at the end: delete that comma"
                 ) from None
         raise UserError(f"line {error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets
+        raise UserError(f"not JSON ({error})") from None
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src_py.clusters.classifier import load_cluster_names
 from src_py.clusters.names import LABELS_FILE
+from src_py.run.arrays import load_features
 from src_py.run.checkpoints import load_vocabulary
 from src_py.run.files import RunFiles
 from src_py.run.stages import PRETEXTS
@@ -41,7 +42,7 @@ def keep_suggestions(files: RunFiles, logits: Tensor, say: Callable[[str], None]
         return
     confidence, assigned = logits.cpu().softmax(dim=1).max(dim=1)
     found = suggest_names(
-        np.load(files.features), assigned.numpy(), vocabulary, logits.shape[1], confidence.numpy()
+        load_features(files), assigned.numpy(), vocabulary, logits.shape[1], confidence.numpy()
     )
     rounded = ([Suggestion(w.word, round(w.score, 3)) for w in words] for words in found)
     suggested = {cluster: tuple(words) for cluster, words in enumerate(rounded) if words}

@@ -6,7 +6,6 @@ facts and statistics, and the decoded pixels where they are wanted.
 
 import functools
 import hashlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -26,8 +25,10 @@ from src_py.images.files import (
 )
 from src_py.images.image_set import ImageSet
 from src_py.images.statistics import histogram, mean_std_of_histogram
+from src_py.run import records
+from src_py.run.arrays import load_array, quick_digest
 from src_py.run.errors import UserError
-from src_py.run.files import write_array, write_json
+from src_py.run.files import read_record, write_array, write_record
 
 TEST_FOLDERS = ("test", "val", "valid")
 THUMBNAIL_SIZE = 8  # px
@@ -50,11 +51,17 @@ def facts_type(channels: int) -> np.dtype:
     """What is noted of each readable file of a folder while it is decoded.
 
     width and height in px and Pillow's mode, as stored; the square's thumbnail, by which images
-    that look alike are found.
+    that look alike are found; the SHA-256 of the square's pixels, by which an exchanged one is.
     """
     thumbnail = (THUMBNAIL_SIZE, THUMBNAIL_SIZE, channels)
     return np.dtype(
-        [("width", "u4"), ("height", "u4"), ("mode", "U8"), ("thumbnail", "u1", thumbnail)]
+        [
+            ("width", "u4"),
+            ("height", "u4"),
+            ("mode", "U8"),
+            ("thumbnail", "u1", thumbnail),
+            ("pixels", "u1", (32,)),
+        ]
     )
 
 
@@ -105,6 +112,18 @@ def folder_files(root: Path, split: str) -> list[Path] | None:
     return None if folder is None else find_files(folder, IMAGE_EXTENSIONS)
 
 
+def listing(root: Path, paths: list[Path]) -> str:
+    """SHA-256 of the files' names and sizes: the same wherever the folder is."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:  # removed since it was found
+            size = -1
+        digest.update(repr((path.relative_to(root).as_posix(), size)).encode())
+    return digest.hexdigest()
+
+
 # --- reading them --------------------------------------------------------------------------------
 
 
@@ -132,12 +151,12 @@ def read_folder(
         return None
     key = _cache_key(root, paths, image_size, channels)
     shape = (channels, image_size, image_size)
-    cached = _load_cache(cache_dir, split, key, shape, keep_pixels) if cache_dir else None
-    if cached is not None:
-        return cached
-    found = _read_files(root, paths, shape, show_progress, keep_pixels)
-    if cache_dir is not None:
-        _save_cache(cache_dir, split, key, found)
+    found = _load_cache(cache_dir, split, key, shape, keep_pixels) if cache_dir else None
+    if found is None:
+        found = _read_files(root, paths, shape, show_progress, keep_pixels)
+        if cache_dir is not None:
+            _save_cache(cache_dir, split, key, found)
+    found.key, found.listing = key, listing(root, paths)
     return found
 
 
@@ -152,7 +171,8 @@ def _read_files(
     def read(row: int) -> torch.Tensor:
         """Fills one row and counts its pixels by value."""
         square, header = read_square_and_header(paths[row], size, channels)
-        facts[row] = (*header, shrink(square, THUMBNAIL_SIZE))
+        told = np.frombuffer(hashlib.sha256(square.tobytes()).digest(), np.uint8)
+        facts[row] = (*header, shrink(square, THUMBNAIL_SIZE), told)
         pixels = square.transpose(2, 0, 1)
         if images is not None:
             images[row] = pixels
@@ -223,15 +243,21 @@ def _load_cache(
     """What was cached, if it is whole and was made under `key`. Pages load when they are used."""
     array_file, facts_file, index_file = _cache_files(cache_dir, split)
     try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
-        if index["key"] != key:
+        index = read_record(index_file, records.CACHE, "it is made again")
+        if index is None or index["key"] != key:
             return None
         names, skipped = index["names"], [(path, reason) for path, reason in index["skipped"]]
-        facts = np.load(facts_file)
+        facts = load_array(facts_file)
         # Copy-on-write: nothing that a caller does to the tensor reaches the file.
-        images = np.load(array_file, mmap_mode="c") if keep_pixels else None
+        images = load_array(array_file, mapped="c") if keep_pixels else None
+        for array, told in ((facts, index["facts"]), (images, index["pixels"])):
+            if array is not None and quick_digest(array) != told:
+                raise UserError(f"{index_file.with_suffix('.npy')} is damaged")
         mean, std = tuple(index["mean"]), tuple(index["std"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):  # none yet, or damaged
+    except FileNotFoundError:  # of a start that did not keep pixels
+        return None
+    except (UserError, OSError) as error:
+        print(f"images: {error}; they are decoded again", flush=True)
         return None
     if facts.shape != (len(names),) or facts.dtype != facts_type(shape[0]):
         return None
@@ -247,6 +273,8 @@ def _save_cache(cache_dir: Path, split: str, key: str, found: ImageSet) -> None:
     array_file, facts_file, index_file = _cache_files(cache_dir, split)
     assert found.facts is not None, "reading a folder notes them"
     index = {name: getattr(found, name) for name in ("names", "skipped", "mean", "std")}
+    index["facts"] = quick_digest(found.facts)
+    index["pixels"] = "" if found.images is None else quick_digest(found.images.numpy())
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         index_file.unlink(missing_ok=True)  # no index may ever stand beside another array
@@ -254,7 +282,7 @@ def _save_cache(cache_dir: Path, split: str, key: str, found: ImageSet) -> None:
         if found.images is not None:
             write_array(array_file, found.images.numpy())
         write_array(facts_file, found.facts)
-        write_json(index_file, {"key": key, **index})
+        write_record(index_file, {"key": key, **index})
     except OSError as error:
         _warn_once(f"cannot cache images in {cache_dir} ({error.strerror or error})")
 

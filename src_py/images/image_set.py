@@ -34,6 +34,8 @@ class ImageSet:
         skipped: (path, reason) of a folder's unreadable files.
         mean, std: per channel, of pixels in [0, 1]; None where they were not measured.
         facts: (N,) of folders.facts_type, what a folder's files were; None for other sources.
+        key: changes with any file that is added, removed, renamed or edited, and with decoding.
+        listing: of the files' names and sizes alone, which a folder that is moved keeps.
     """
 
     names: list[str]
@@ -42,3 +44,5 @@ class ImageSet:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     facts: np.ndarray | None = field(compare=False, default=None)
+    key: str = field(compare=False, default="")
+    listing: str = field(compare=False, default="")

@@ -1,11 +1,11 @@
 """The images of a run: settled by the first stage, opened again by all others."""
 
 import csv
+import hashlib
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from src_py.images.loaders import (
 )
 from src_py.images.report import Duplicate, describe_files, find_duplicates
 from src_py.images.statistics import measure_mean_std
+from src_py.run import records
 from src_py.run.errors import UserError
-from src_py.run.files import DOWNLOAD_FOLDER, RunFiles, load_json, path_from_cell, write_table
+from src_py.run.files import DOWNLOAD_FOLDER, RunFiles, path_from_cell, write_table
 from src_py.run.hardware import Hardware
 from src_py.run.stages import PRETEXTS
 
@@ -61,8 +62,11 @@ class OpenedImages:
 
 def settle_images(
     config: SimCLRConfig, preset: Preset, hardware: Hardware
-) -> tuple[DataSettings, ImageLoader]:
+) -> tuple[DataSettings, ImageLoader, OpenedImages]:
     """Decides how the images are seen, and opens the training split.
+
+    Returns:
+        the settings, what the pretext trains on, and the training split, which is a part of that.
 
     Raises:
         UserError: when there are fewer than 32 readable images, or no room for what the run writes.
@@ -92,26 +96,50 @@ def settle_images(
     if config.use_unlabelled:
         loader = _with_unlabelled(config.files, settings, loader, hardware)
     _report(config.files, settings, opened)
-    return settings, loader
+    return settings, loader, opened
 
 
-def settled(config: SimCLRConfig, settings: DataSettings) -> dict[str, Any]:
+def settled(config: SimCLRConfig, settings: DataSettings, opened: OpenedImages) -> dict[str, Any]:
     """What the run remembers for its later stages, in data.json, once its first one has begun."""
     remembered = {name: getattr(config, name) for name in ("preset", "recipe", "minutes")}
-    return remembered | {"settings": asdict(settings)}
+    return remembered | {"settings": asdict(settings), "images": image_state(opened)}
 
 
-def load_settings(files: RunFiles) -> DataSettings:
+def image_state(opened: OpenedImages) -> dict[str, Any]:
+    """Which images these are, as a record keeps it; see records.IMAGES."""
+    read = opened.read
+    of_names = records.digest(read.names)
+    pixels = "" if read.facts is None else records.digest([of_names, _pixels_digest(read.facts)])
+    return {
+        "count": len(read.names),
+        "key": read.key or of_names,
+        "pixels": pixels,
+        "listing": read.listing or of_names,
+    }
+
+
+def _pixels_digest(facts: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(facts["pixels"]).tobytes()).hexdigest()
+
+
+def load_settings(files: RunFiles, folder: Path | None = None) -> DataSettings:
     """The data settings of a run.
+
+    Args:
+        folder: where its images are now; None where the run says.
 
     Raises:
         UserError: naming the first stage when the run has not been begun.
     """
     files.require(files.data, PRETEXTS[0])
-    settings = load_json(files.data)["settings"]
-    for name in ("mean", "std"):
-        settings[name] = tuple(settings[name])
-    return DataSettings(**settings)
+    told = (files.settled() or {})["settings"]
+    if folder is not None and told["root"] is not None:
+        told |= {"root": str(folder)}
+    return DataSettings(**{name: _frozen(value) for name, value in told.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def open_train(
@@ -132,7 +160,7 @@ def open_mined(
         UserError: when they have changed since it was made.
     """
     opened = open_train(files, settings, hardware, loading)
-    require_rows(files, opened.names)
+    require_mined(files, opened)
     return opened
 
 
@@ -222,25 +250,30 @@ def read_rows(files: RunFiles) -> list[str]:
     """The image of each row of features.npy and neighbors.npy.
 
     Raises:
-        UserError: naming the command when they have not been made.
+        UserError: naming the command when they have not been made, or are damaged.
     """
-    rows = files.require(files.rows, "extract_features")
+    rows = files.made(files.rows, "extract_features")
     with rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return [path_from_cell(row["path"]) for row in csv.DictReader(file)]
 
 
-def require_rows(files: RunFiles, names: Sequence[str]) -> None:
+def require_mined(files: RunFiles, opened: OpenedImages) -> None:
     """
     Raises:
         UserError: when the images are not those that neighbors.npy was made from.
     """
-    mined = read_rows(files)
-    if mined != list(names):
-        raise UserError(
-            f"run '{files.run}': the images have changed since {files.neighbors} was made "
-            f"({len(mined)} then, {len(names)} now); run again: "
-            f"python extract_features.py {files.option}"
-        )
+    mined, names = read_rows(files), opened.names
+    then = (files.record("extract_features") or {}).get("images", {})
+    now = image_state(opened)
+    if mined == names and (then.get("key") == now["key"] or then.get("pixels") == now["pixels"]):
+        return  # a folder that was copied has other times, and so another key
+    how = f"{len(mined)} then, {len(names)} now"
+    if mined == names:
+        how = "files of the same names, other pixels"
+    raise UserError(
+        f"run '{files.run}': the images have changed since {files.neighbors} was made ({how}); "
+        f"run again: python extract_features.py {files.option}"
+    )
 
 
 def _source(config: SimCLRConfig, preset: Preset) -> tuple[str, Path | None]:

@@ -1,6 +1,5 @@
 """What a person must know who gets an exported model and nothing else, as Markdown."""
 
-import csv
 import datetime
 import textwrap
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ import torch
 
 from src_py.clusters.names import ClusterNames
 from src_py.output.export import INPUT, METADATA_FILE, OPSET, OUTPUT
-from src_py.run.checkpoints import load_checkpoint
-from src_py.run.files import FREE_OPTIONS, RunFiles, read_json, sha256
+from src_py.run import records
+from src_py.run.files import FREE_OPTIONS, RunFiles, read_record, sha256
+from src_py.run.stages import PRETEXTS
 
 WIDTH = 96  # characters of a line of options
 
@@ -207,7 +207,7 @@ class ModelCard:
         backbone = _options(self.content["backbone"])
         parts = [f"Network of {self.parameters:,} parameters.\n\n```\n{_wrap(backbone)}\n```"]
         for stage in self._stages():
-            stored = read_json(self.files.config(stage))
+            stored = self.files.record(stage)
             if stored is None:
                 continue
             machine = [stored.get("hardware"), stored.get("torch") and f"torch {stored['torch']}"]
@@ -219,7 +219,7 @@ class ModelCard:
     def _stages(self) -> list[str]:
         """The scripts that made the classifier, in order."""
         pretext = self.files.output("simclr")  # of moco.py as well
-        first = [load_checkpoint(pretext)["stage"]] if pretext.exists() else []
+        first = [self.files.maker(PRETEXTS[0])] if pretext.exists() else []
         stages = [*first, "extract_features", "scan", self._stage]
         return list(dict.fromkeys(stages))
 
@@ -244,8 +244,9 @@ class ModelCard:
 
     def _evaluation(self) -> dict | None:
         """What evaluate.py found out about this checkpoint, not about an older one."""
-        result = read_json(self.files.evaluation)
-        if result is None or self._stage not in result["label_free"]["train"]:
+        remedy = f"make it again: python evaluate.py {self.files.option}"
+        result = read_record(self.files.evaluation, records.EVALUATION, remedy)
+        if result is None or self._stage not in result["label_free"].get("train", {}):
             return None
         older = self.files.evaluation.stat().st_mtime < self.checkpoint.stat().st_mtime
         return None if older else result
@@ -269,10 +270,8 @@ class ModelCard:
 
 def _images(files: RunFiles) -> int | None:
     """How many images the run was trained on, where that is written down."""
-    if not files.rows.exists():
-        return None
-    with files.rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return sum(1 for _ in csv.DictReader(file))
+    record = files.record("extract_features") or {}
+    return record["images"]["count"] if "images" in record else None
 
 
 def _options(config: dict, prefix: str = "") -> list[str]:

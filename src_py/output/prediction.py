@@ -23,6 +23,7 @@ from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
 from src_py.inference import infer
 from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
+from src_py.run.arrays import load_features
 from src_py.run.checkpoints import load_clustering
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
@@ -105,7 +106,7 @@ class Classifier:
         """
         if not self.model.backbone.spec.frozen:
             return self.outputs(images)
-        features = torch.from_numpy(np.load(files.features)).to(self.hardware.device)
+        features = torch.from_numpy(load_features(files)).to(self.hardware.device)
         return features, self.probabilities(features)
 
 

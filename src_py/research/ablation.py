@@ -15,7 +15,7 @@ from configs.config_scan import ScanConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
 from src_py.clusters.names import LABELS_FILE
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, load_json, write_json
+from src_py.run.files import RunFiles, load_json, write_json, write_record
 from src_py.run.stages import CLASSIFIERS, PRETEXTS, chain
 
 SCORES = ("acc", "nmi", "ari")
@@ -167,7 +167,7 @@ def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str, names: tuple[
     target.logs.mkdir(parents=True, exist_ok=True)
     if source.log("simclr").exists():  # frozen weights leave none
         shutil.copy2(source.log("simclr"), target.log("simclr"))
-    write_json(target.data, load_json(target.data) | {"recipe": recipe})
+    write_record(target.data, (target.settled() or {}) | {"recipe": recipe})
 
 
 def _run(script: str, options: list[str]) -> None:
@@ -197,7 +197,7 @@ def _keep(files: RunFiles, pretext: str, out: Path) -> None:
         shutil.copy2(log, out / log.name)
     hardware = ""
     for stage in chain(pretext):
-        stored = load_json(files.config(stage))
+        stored = files.record(stage) or {"config": {}}
         if stored["config"].get("data"):
             stored["config"]["data"] = Path(stored["config"]["data"]).name
         hardware = stored.get("hardware", hardware)

@@ -1,9 +1,12 @@
 """Reading and writing checkpoints: plain tensors and values, never pickled objects."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src_py.images.image_set import DataSettings
 from src_py.models import (
@@ -18,12 +21,52 @@ from src_py.run.files import as_plain, write_atomically
 from src_py.run.vocabulary import Vocabulary
 
 FORMAT = 3  # since heads have a space that they see features in
+LARGEST = 2**20  # of a layer's width, heads, clusters, and whatever else a checkpoint counts
+
+Built = TypeVar("Built", bound=nn.Module)
+
+
+class _Stream(io.RawIOBase):
+    """What torch.save writes to. Told of a full disk half-way, it would end in an exception of its
+    own that names neither; so the first error is kept until it has ended."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        if self.error is None:
+            try:
+                self._file.write(content)
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+    def flush(self) -> None:
+        if self.error is None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                self.error = error
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """Writes `content` (tensors, numbers, strings, lists, dicts) to `path`, all or nothing."""
+    """Writes `content` (tensors, numbers, strings, lists, dicts) to `path`, all or nothing.
+
+    Raises:
+        OSError: naming `path`, when it cannot be written.
+    """
     complete = {"format": FORMAT, **content}
-    write_atomically(path, lambda temporary: torch.save(complete, temporary))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            stream = _Stream(file)
+            torch.save(complete, cast(BinaryIO, stream))  # it only writes
+            if stream.error is not None:
+                raise stream.error
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -80,10 +123,17 @@ def clustering_content(model: ClusteringModel, settings: DataSettings, temperatu
 
 
 def load_contrastive(path: Path) -> ContrastiveModel:
+    """
+    Raises:
+        UserError: when the checkpoint does not hold what rebuilds a pretext model.
+    """
     content = load_checkpoint(path)
-    model = ContrastiveModel(spec_from_dict(content["backbone"]), content["projection_dim"])
-    model.load_state_dict(content["weights"])
-    return model
+
+    def build() -> ContrastiveModel:
+        spec = spec_from_dict(content["backbone"])
+        return ContrastiveModel(spec, _bounded(content["projection_dim"]))
+
+    return _rebuilt(path, content, build)
 
 
 def load_vocabulary(path: Path) -> Vocabulary | None:
@@ -93,16 +143,81 @@ def load_vocabulary(path: Path) -> Vocabulary | None:
 
 
 def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:
-    """The classifier in `path` and the rest of what the checkpoint holds."""
+    """The classifier in `path` and the rest of what the checkpoint holds.
+
+    Raises:
+        UserError: when the checkpoint does not hold what rebuilds a classifier.
+    """
     content = load_checkpoint(path)
-    backbone = build_backbone(spec_from_dict(content["backbone"]))
-    heads = ClusterHeads(
-        backbone.feature_dim,
-        *(content[name] for name in ("clusters", "heads", "normalized", "components")),
-    )
-    model = ClusteringModel(backbone, heads)
-    model.load_state_dict(content.pop("weights"))
-    return model, content
+
+    def build() -> ClusteringModel:
+        DataSettings(**content["data"])
+        float(content["temperature"])
+        backbone = build_backbone(spec_from_dict(content["backbone"]))
+        heads = ClusterHeads(
+            backbone.feature_dim,
+            _bounded(content["clusters"]),
+            _bounded(content["heads"]),
+            content["normalized"],
+            _bounded(content["components"]),
+        )
+        return ClusteringModel(backbone, heads)
+
+    model = _rebuilt(path, content, build)
+    return model, {name: value for name, value in content.items() if name != "weights"}
+
+
+def _rebuilt(path: Path, content: dict, build: Callable[[], Built]) -> Built:
+    """What `build` makes of a checkpoint, with the weights in it.
+
+    Raises:
+        UserError: when the two do not fit.
+    """
+    try:
+        weights = content["weights"]
+        _require_sizes(content, weights)
+        model = build()
+        model.load_state_dict(weights)
+    except UserError:
+        raise
+    except Exception as error:  # a foreign file may hold anything, and torch raises many kinds
+        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
+        raise UserError(
+            f"{path} does not hold a network of this program ({reason}); make it again with "
+            f"--restart"
+        ) from None
+    return model
+
+
+def _require_sizes(content: dict, weights: dict[str, Tensor]) -> None:
+    """A network is only built when the weights that fill it are there: a changed number would
+    otherwise ask for any amount of memory.
+
+    Raises:
+        ValueError: naming what is too large.
+    """
+    backbone = content["backbone"]
+    for name, value in backbone.items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            _bounded(number, name)
+    if "projection_dim" in content:
+        rows = {"projection_head.2.weight": content["projection_dim"]}
+    else:
+        rows = {"heads.linear.weight": content["heads"] * content["clusters"]}
+    if "timm_name" not in backbone:
+        rows["backbone.conv1.weight"] = backbone["width"]
+        for stage, blocks in enumerate(backbone.get("blocks", ()), start=1):
+            if f"backbone.layer{stage}.{blocks - 1}.conv1.weight" not in weights:
+                raise ValueError(f"{blocks} blocks in stage {stage}")
+    for name, expected in rows.items():
+        if len(weights[name]) != expected:
+            raise ValueError(f"{name} has {len(weights[name])} rows, not {expected}")
+
+
+def _bounded(value: int, name: str = "a size") -> int:
+    if isinstance(value, int) and not 0 <= value <= LARGEST:
+        raise ValueError(f"{name} {value}")
+    return value
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,17 +1,23 @@
 """Where the files of one run live, and how they are written so that none is ever half there."""
 
+import contextlib
 import csv
 import dataclasses
+import errno
+import functools
 import hashlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src_py.run import records
 from src_py.run.errors import UserError
+from src_py.run.records import Damaged, Schema
 from src_py.run.stages import CORRECTIONS_FILE, PRETEXTS, STAGES
 
 if TYPE_CHECKING:
@@ -24,6 +30,9 @@ DOWNLOAD_FOLDER = Path("data")  # of the sets that have names
 FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 HERE, APOSTROPHE = "./", "'"
 PATH_COLUMNS = ("path", "duplicate_of")
+
+REMEMBERED_FROM = 2**20  # bytes, of a file whose SHA-256 is worth remembering
+RECORD_PAUSES = (0.1, 0.4, 0.0)  # s, between looks at a file that does not go with its record
 
 # Options that say how or where to compute, not what: they may change when a stage is resumed. The
 # folder is among them because the run itself remembers it (data.json).
@@ -100,23 +109,27 @@ class RunFiles:
         return self.checkpoints / f"{stage}.partial.pt"
 
     def config(self, stage: str) -> Path:
-        """The complete configuration that a stage was last started with."""
+        """How a stage was begun and ended, and the SHA-256 of each of its outputs."""
         return self.checkpoints / f"{stage}.json"
 
     def outputs(self, stage: str) -> list[Path]:
         return [self.checkpoints / name for name in STAGES[stage].outputs]
 
+    def begun_config(self, stage: str) -> Path:
+        """How a training that is not finished was begun, and which states of it are whole."""
+        return self.checkpoints / f"{stage}.partial.json"
+
     def inputs(self, stage: str) -> list[Path]:
         """What a stage is made from, when all of it is there, and each made from the one before.
 
         Raises:
-            UserError: naming the command that makes what is missing or out of date.
+            UserError: naming the command that makes what is missing, damaged or out of date.
         """
         self.require(self.data, PRETEXTS[0])
         found = []
         for needed in STAGES[stage].needs:
             made_from = self.inputs(needed)
-            outputs = [self.require(output, needed) for output in self.outputs(needed)]
+            outputs = [self.made(output, needed) for output in self.outputs(needed)]
             if not self.is_current(needed):
                 raise UserError(
                     f"run '{self.run}': {outputs[-1]} was not made from {made_from[-1]} as it is "
@@ -140,20 +153,22 @@ class RunFiles:
             return False
         if not STAGES[stage].needs:
             return True
-        return bool(self.record(stage)) and not self.is_stale(stage, corrected)
+        record = self.record(stage)
+        return record is not None and self._is_of_now(record, stage, corrected)
 
     def is_stale(self, stage: str, corrected: bool = True) -> bool:
         """Whether a stage was begun on inputs that are others now, or gone; see `is_current`."""
-        record = self.record(stage)
-        if record is None:
-            return False
+        record = self.begun(stage)
+        return record is not None and not self._is_of_now(record, stage, corrected)
+
+    def _is_of_now(self, record: dict[str, Any], stage: str, corrected: bool) -> bool:
         inputs = [path for needed in STAGES[stage].needs for path in self.outputs(needed)]
         if not all(map(Path.exists, inputs)):
-            return True
+            return False
         made_from, heeds = record["made_from"], STAGES[stage].heeds
         if corrected:
-            return made_from != hashes(inputs + self.heeded(stage))
-        return {name: made_from[name] for name in made_from if name not in heeds} != hashes(inputs)
+            return made_from == hashes(inputs + self.heeded(stage))
+        return {name: made_from[name] for name in made_from if name not in heeds} == hashes(inputs)
 
     def require(self, path: Path, stage: str) -> Path:
         """`path`, when it is there.
@@ -171,31 +186,133 @@ class RunFiles:
             f"run '{self.run}': {path} is missing; run first: python {stage}.py {self.option}{hint}"
         )
 
+    def made(self, path: Path, stage: str) -> Path:
+        """`path`, when it is there and is what the stage's record says that it made.
+
+        Raises:
+            UserError: naming the stage that makes what is missing, damaged or of another run.
+        """
+        self.require(path, stage)
+        for pause in RECORD_PAUSES:
+            maker = self.maker(stage)
+            record = self.record(maker)
+            told = None if record is None else record["outputs"].get(path.name)
+            if record is not None and path.is_file() and told == sha256(path):
+                self._require_same_settings(path, record)
+                return path
+            time.sleep(pause)  # a stage that has just ended may be putting its files in place
+        what = (
+            f"has no record beside it ({self.config(maker).name})"
+            if record is None
+            else f"is not the file that {maker}.py made: it is damaged, or of another run"
+        )
+        raise UserError(f"run '{self.run}': {path} {what}; {self.remedy(maker)}")
+
+    def _require_same_settings(self, path: Path, record: dict[str, Any]) -> None:
+        """
+        Raises:
+            UserError: when data.json tells of other images than those that `path` was made with.
+        """
+        if "settings" in record and record["settings"] != settings_digest(self.settled()):
+            raise UserError(
+                f"run '{self.run}': {self.data} is of other images than {path}; begin again: "
+                f"python {self.maker(PRETEXTS[0])}.py {self.option} --data DIR --restart"
+            )
+
+    def maker(self, stage: str) -> str:
+        """The script that has made what a stage makes: of the pretext either of two."""
+        if stage not in PRETEXTS:
+            return stage
+        return next((name for name in PRETEXTS if self.config(name).exists()), stage)
+
+    def remedy(self, stage: str) -> str:
+        """What makes the files of a stage again, in words."""
+        again = " --restart" if STAGES[stage].share else ""
+        return f"make it again: python {stage}.py {self.option}{again}"
+
     def record(self, stage: str) -> dict[str, Any] | None:
-        """What a stage wrote of how it was last begun and ended; None before its first start."""
-        return read_json(self.config(stage))
+        """What a stage wrote of how it was begun and ended; None before it has ended.
+
+        Raises:
+            UserError: when the record is damaged.
+        """
+        path = self.config(stage)
+        return read_record(path, records.FINISHED, f"delete it, then {self.remedy(stage)}")
+
+    def begun(self, stage: str) -> dict[str, Any] | None:
+        """What a stage wrote of how it was last begun; None before its first start.
+
+        Raises:
+            UserError: when the record is damaged.
+        """
+        path = self.begun_config(stage)
+        remedy = f"delete it, then {self.remedy(stage)}"
+        return read_record(path, records.BEGUN, remedy) or self.record(stage)
+
+    def settled(self, script: str = "") -> dict[str, Any] | None:
+        """What the run remembers of its images and options; None before it was begun.
+
+        Args:
+            script: for whom: a first stage that was begun again has settled anew, which counts for
+                the others once it has ended.
+
+        Raises:
+            UserError: when it is damaged.
+        """
+        remedy = f"begin again: python {PRETEXTS[0]}.py {self.option} --data DIR --restart"
+        if script in PRETEXTS:
+            begun = read_record(self.begun_config(script), records.BEGUN, remedy)
+            if begun and begun.get("data"):
+                return begun["data"]
+        return read_record(self.data, records.DATA, remedy)
 
     def log(self, stage: str) -> Path:
         return self.logs / f"{stage}.csv"
+
+
+def settings_digest(settled: dict[str, Any] | None) -> str:
+    """Of how a run sees its images; the folder may move."""
+    settings = {} if settled is None else settled["settings"] | {"root": None}
+    return records.digest(settings)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write(temporary)` and moves the result to `path`, making folders that are missing.
 
     A crash leaves either the old file or the new one, never a part.
+
+    Raises:
+        OSError: naming `path`, when it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because numpy and matplotlib choose or add one by the name.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or f"{error}: is the disk full?"
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal digits, as `sha256sum` prints it."""
+    status = path.stat()
+    if status.st_size < REMEMBERED_FROM:
+        return _sha256(path)
+    return _remembered_sha256(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.cache
+def _remembered_sha256(path: Path, size: int, modified: int, number: int) -> str:
+    """A large file is read once by a process, however many ask, until it is another."""
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -210,26 +327,39 @@ def write_json(path: Path, content: dict | list) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def load_json(path: Path) -> dict[str, Any]:
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object with its checksum; see records.py."""
+    write_json(path, records.sealed(content))
+
+
+def read_record(path: Path, schema: Schema, remedy: str) -> dict[str, Any] | None:
+    """What `write_record` wrote, or None where there is no such file.
+
+    Raises:
+        UserError: when the file does not hold that (any more), or cannot be read.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise Damaged("not a file")
+        return records.opened(path.read_bytes(), schema)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+
+
+def load_json(path: Path) -> Any:
     """The content of `path`, which must be there.
 
     Raises:
         UserError: when the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return records.parse(path.read_bytes())
+    except Damaged as error:
         raise UserError(
-            f"{path} is damaged ({error}): delete it, and run the stage that makes it again"
+            f"{path} is damaged ({error}): delete it, and run what makes it again"
         ) from None
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of `path`, or None where there is no such file."""
-    try:
-        return load_json(path)
-    except FileNotFoundError:
-        return None
 
 
 def write_array(path: Path, array: "np.ndarray") -> None:

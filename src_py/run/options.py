@@ -27,8 +27,8 @@ from configs.presets import (
     SMALL_GREY_PRESET,
 )
 from src_py.run.errors import UserError, is_out_of_memory
-from src_py.run.files import DOWNLOAD_FOLDER, FREE_OPTIONS, RunFiles, read_json
-from src_py.run.stages import PRETEXTS
+from src_py.run.files import DOWNLOAD_FOLDER, FREE_OPTIONS, RunFiles
+from src_py.run.stages import PRETEXTS, STAGES
 from src_py.run.streams import Terminated, lasting_streams, terminable
 
 STARTED = time.monotonic()  # the script; what it imports and reads before it trains counts too
@@ -127,7 +127,7 @@ def parse(
     config = _run_tyro(config_class(**values), arguments, description)
     origins |= dict.fromkeys(_typed_options(arguments) & values.keys(), COMMAND_LINE)
     if isinstance(config, RunConfig):
-        chosen["data"] = _folder(config)
+        chosen["data"] = _folder(config, script)
         settled = {k: v for k, v in chosen.items() if k in values}
         config = dataclasses.replace(config, **settled)
         known = "run" if config.files.data.exists() else "default"
@@ -200,7 +200,8 @@ def _choose_run(script: str, early: Early) -> dict[str, Any]:
         raise UserError(
             f"--run {ascii(shortened(run))[1:-1]}: a run's name must be usable as a folder's name"
         )
-    stored = read_json(RunFiles(run).data)
+    begins_again = script in PRETEXTS and early.restart
+    stored = _settled_or_none(RunFiles(run), script, begins_again)
     if stored is None:
         preset = early.preset or _preset_of(early.data, script in PRETEXTS)
         return {"run": run, "preset": preset, "recipe": early.recipe or BEST_RECIPE}
@@ -210,8 +211,8 @@ def _choose_run(script: str, early: Early) -> dict[str, Any]:
                 f"run '{run}' was begun with --{name} {stored[name]}, now "
                 f"{getattr(early, name)}: choose another --run"
             )
-    if early.data and not (script in PRETEXTS and early.restart):
-        _require_same_folder(run, stored["settings"], early.data)
+    if early.data and not begins_again:
+        _require_same_images(RunFiles(run), stored, early.data)
     return {"run": run, "preset": stored["preset"], "recipe": stored["recipe"]}
 
 
@@ -221,13 +222,48 @@ def _is_folder_name(run: str) -> bool:
     return Path(run).name == run and not run.startswith(".") and run.isprintable() and fits
 
 
-def _require_same_folder(run: str, settings: dict[str, Any], typed: str) -> None:
+def _settled_or_none(files: RunFiles, script: str, begins_again: bool) -> dict[str, Any] | None:
+    """What the run remembers; what is damaged does not stop a first stage that begins again."""
+    try:
+        return files.settled(script)
+    except UserError:
+        if begins_again:
+            return None
+        raise
+
+
+def _require_same_images(files: RunFiles, settled: dict[str, Any], typed: str) -> None:
+    """
+    Raises:
+        UserError: when a folder is neither the run's nor holds the same files.
+    """
+    settings, folder = settled["settings"], Path(typed).expanduser().resolve()
     root = settings["root"] or settings["source"]
-    if root != str(Path(typed).expanduser().resolve()):
+    if root == str(folder):
+        return
+    if differs := _difference(files, settled, folder):
         raise UserError(
-            f"run '{run}' was begun with the images in {root}, now --data {typed}: "
-            f"choose another --run, or begin again with python {PRETEXTS[0]}.py --restart"
+            f"run '{files.run}' was begun with the images in {root}, now --data {typed}, "
+            f"{differs}: choose another --run, or begin again with python {PRETEXTS[0]}.py "
+            f"--restart"
         )
+
+
+def _difference(files: RunFiles, settled: dict[str, Any], folder: Path) -> str:
+    """What a folder that is not the run's holds else, in words; "" where it holds the same."""
+    if settled["settings"]["source"] != "folder":
+        return "and the set is not one of files"
+    if not folder.is_dir():
+        return "which is not there"
+    from src_py.images.folders import folder_files, listing
+
+    paths = folder_files(folder, "train") or []
+    mined = files.record("extract_features") or {}
+    states = [settled["images"], *([mined["images"]] if "images" in mined else [])]
+    if listing(folder, paths) in (state["listing"] for state in states):
+        return ""
+    counts = " or ".join(dict.fromkeys(str(state["count"]) for state in states))
+    return f"whose {len(paths)} image files are not those {counts}, by their names and sizes"
 
 
 def _preset_of(folder: str | None, is_told: bool) -> str:
@@ -261,11 +297,12 @@ def _layers(
     preset, recipe, files = PRESETS[chosen["preset"]], chosen["recipe"], RunFiles(chosen["run"])
     yield f"preset {chosen['preset']}", preset.stage(script, PAPER_RECIPE)
     yield f"recipe {recipe}", preset.stage(script, recipe)
-    minutes = (read_json(files.data) or {}).get("minutes")
+    begins_again = script in PRETEXTS and early.restart
+    minutes = (_settled_or_none(files, script, begins_again) or {}).get("minutes")
     if script not in PRETEXTS:
         yield "run", {"minutes": minutes}
-    stored = files.record(script)
-    if stored is None or early.restart:
+    stored = None if early.restart or script not in STAGES else files.begun(script)
+    if stored is None:
         return
     given = {k: v for k, v in stored["config"].items() if k in values and k not in FREE_OPTIONS}
     had = given.get("minutes")
@@ -282,10 +319,11 @@ def _as_typed(value: Any, default: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _folder(config: RunConfig) -> Path | None:
+def _folder(config: RunConfig, script: str) -> Path | None:
     """The folder of images, where there is one: as typed, or as the run remembers it."""
-    settings = (read_json(config.files.data) or {}).get("settings", {})
-    root = settings.get("root")
+    begins_again = script in PRETEXTS and getattr(config, "restart", False)
+    settled = _settled_or_none(config.files, script, begins_again)
+    root = None if settled is None else settled["settings"]["root"]
     # Where a set was downloaded is no choice of its own.
     if config.data is None and root is not None and Path(root) != DOWNLOAD_FOLDER.resolve():
         return Path(root)

@@ -13,22 +13,11 @@ from tqdm import tqdm
 from configs.base_config import TrainingConfig
 from src_py.augmentation import Augmentation
 from src_py.clusters.health import ClusterHealth
-from src_py.clusters.names import LABELS_FILE, set_aside
-from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
-from src_py.run.files import (
-    FREE_OPTIONS,
-    RunFiles,
-    as_plain,
-    hashes,
-    read_json,
-    recorded,
-    write_json,
-    write_table,
-)
+from src_py.run.files import RunFiles, as_plain, hashes, recorded, write_table
 from src_py.run.hardware import Hardware
 from src_py.run.schedule import Schedule, Step
-from src_py.run.stages import PRETEXTS
+from src_py.run.stage_files import StageFiles
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -78,32 +67,27 @@ class TrainingSession:
         self._started = time.monotonic() if started is None else started
         self.start_up = self.seconds
         self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
-        self.remembered: dict[str, Any] | None = None  # of the images, by the first stage alone
-        self._made_from = hashes(made_from)
-        self._begins_again = config.restart or self._is_stale()
+        self._kept = StageFiles(self.files, stage, hashes(made_from), config.restart)
         self._options = recorded(config)
-        if not self._begins_again:
-            self._check_options()
+        self._tell_if_stale()
+        self._kept.require_same_options(self._options)
         self._writer = _tensorboard_writer(self.files.logs / stage) if config.tensorboard else None
 
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing left to do; says so."""
-        finished = self.files.output(self.stage)
-        if self._begins_again or self.is_resumable or not finished.exists():
+        if not self._kept.is_finished:
             return False
-        maker = load_checkpoint(finished)["stage"]
-        if maker != self.stage:
-            raise UserError(
-                f"{finished} was made by {maker}.py; add --restart to replace it, or choose "
-                f"another --run"
-            )
-        self.say(f"{self.stage}: finished already ({finished}); --restart begins again")
+        self.say(f"{self.stage}: finished already ({self._kept.output}); --restart begins again")
         return True
 
     @property
     def is_resumable(self) -> bool:
-        return self.files.partial(self.stage).exists() and not self._begins_again
+        return self._kept.is_resumable
+
+    def remember(self, settled: dict[str, Any]) -> None:
+        """What a first stage has settled of the images, for the run's later stages."""
+        self._kept.remembered = settled
 
     @property
     def seconds(self) -> float:
@@ -142,11 +126,11 @@ class TrainingSession:
         Raises:
             UserError: when they were others, or when the stage's record has no schedule.
         """
-        stored = self.files.record(self.stage) or {}
+        stored = self._kept.begun or {}
         if "schedule" not in stored:
             raise UserError(
-                f"{self.files.config(self.stage)} is of an earlier version of this program; "
-                f"add --restart to begin again"
+                f"{self.files.begun_config(self.stage)} tells no schedule; add --restart to begin "
+                f"again"
             )
         schedule = Schedule(**stored["schedule"])
         if schedule.images != images:
@@ -224,75 +208,40 @@ class TrainingSession:
         sys.stdout.flush()
 
     def finish(self, content: dict, **facts: object) -> Path:
-        """Writes the stage's final checkpoint; the resumable state is then of no more use.
+        """Puts the stage's final checkpoint in the place of an earlier one; the resumable state is
+        then of no more use.
 
         Args:
             facts: what else the stage's record tells of how it ended.
         """
-        path = self.files.output(self.stage)
-        save_checkpoint(path, {"stage": self.stage, "config": self._options, **content})
-        self.files.partial(self.stage).unlink(missing_ok=True)
-        begun = self.files.record(self.stage) or {}
-        ended = {"seconds": round(self.seconds, 1), **facts}
-        write_json(self.files.config(self.stage), begun | ended)
+        content = {"stage": self.stage, "config": self._options, **content}
+        path = self._kept.finish(content, seconds=round(self.seconds, 1), **facts)
         if self._writer:
             self._writer.close()
         return path
 
-    def _is_stale(self) -> bool:
-        stored = self.files.record(self.stage)
-        stale = stored is not None and stored["made_from"] != self._made_from
-        if stale and self.files.output(self.stage).exists():
+    def _tell_if_stale(self) -> None:
+        if self._kept.is_stale and self._kept.output.exists():
             earlier = self.files.is_stale(self.stage, corrected=False)
             what = "an earlier stage" if earlier else self.files.corrections
             self.say(f"{self.stage}: {what} has changed since; training again")
-        return stale
-
-    def _check_options(self) -> None:
-        stored = self.files.record(self.stage)
-        begun = self.files.output(self.stage).exists() or self.files.partial(self.stage).exists()
-        if stored is None or not begun:
-            return
-        changed = [
-            f"--{name.replace('_', '-')} {stored['config'][name]} (now {value})"
-            for name, value in self._options.items()
-            if name not in FREE_OPTIONS and value != stored["config"].get(name, value)
-        ]
-        if changed:
-            raise UserError(
-                f"{self.stage} of run '{self.files.run}' was begun with {', '.join(changed)}; "
-                f"add --restart to begin again, or choose another --run"
-            )
 
     def begin(self, schedule: Schedule | None = None) -> None:
-        """From here on the files of this stage belong to this start of it; `epochs` calls it.
+        """From here on this start of the stage is the one that goes on; `epochs` calls it.
+
+        What an earlier training has made stands until `finish` puts the new in its place.
 
         Args:
             schedule: of the training; None where nothing is trained.
         """
-        goes_on = self.is_resumable
-        if self._begins_again:
-            self.files.output(self.stage).unlink(missing_ok=True)
-            self.files.partial(self.stage).unlink(missing_ok=True)
-        if self.stage in PRETEXTS:  # the other one's place is taken
-            for other in set(PRETEXTS) - {self.stage}:
-                self.files.partial(other).unlink(missing_ok=True)
-                self.files.config(other).unlink(missing_ok=True)
-        if self.stage == "scan" and not goes_on:
-            set_aside(self.files.checkpoints / LABELS_FILE)
-            set_aside(self.files.corrections)
-        if self.remembered is not None:
-            write_json(self.files.data, self.remembered)
-        begun = {
-            "made_from": self._made_from,
+        told = {
             "hardware": str(self.hardware),
             "torch": torch.__version__,
             "config": self._options,
-            "run_minutes": (read_json(self.files.data) or {}).get("minutes"),
         }
         if schedule is not None:
-            begun["schedule"] = as_plain(schedule)
-        write_json(self.files.config(self.stage), begun)
+            told["schedule"] = as_plain(schedule)
+        self._kept.begin(**told)
         self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
 
     def _close_epoch(self, epoch: int, seconds: float) -> None:
@@ -322,14 +271,21 @@ class TrainingSession:
             "ends": self._ends,
             "state": parts,
         }
-        save_checkpoint(self.files.partial(self.stage), content)
+        self._kept.store(content)
 
     def _restore(self, state: dict[str, Stateful]) -> int:
         if not self.is_resumable:
             return 0
-        content = load_checkpoint(self.files.partial(self.stage))
-        for name, part in state.items():
-            part.load_state_dict(content["state"][name])
+        content = self._kept.state()
+        try:
+            for name, part in state.items():
+                part.load_state_dict(content["state"][name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise UserError(
+                f"{self.files.partial(self.stage)} does not fit this version ({reason}); "
+                f"{self.files.remedy(self.stage)}"
+            ) from None
         self.history = content["history"]
         self._started -= content["seconds"]
         self._ends = content["ends"]
