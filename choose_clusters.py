@@ -29,7 +29,8 @@ def main(config: ChooseClustersConfig) -> None:
     from src_py.neighbor_pairs import NeighborPairs
     from src_py.run.arrays import load_features, load_neighbors
     from src_py.run.claim import claim
-    from src_py.run.files import write_record, write_table
+    from src_py.run.csv_tables import write_table
+    from src_py.run.files import write_record
     from src_py.run.hardware import choose_hardware
 
     files = config.files

@@ -27,14 +27,8 @@ def main(config: ExtractFeaturesConfig) -> None:
     from src_py.neighbors import find_neighbors, neighbor_statistics
     from src_py.run.checkpoints import load_contrastive
     from src_py.run.claim import claim, new, require_room, switch
-    from src_py.run.files import (
-        hashes,
-        recorded,
-        settings_digest,
-        write_array,
-        write_record,
-        write_table,
-    )
+    from src_py.run.csv_tables import write_table
+    from src_py.run.files import hashes, recorded, settings_digest, write_array, write_record
     from src_py.run.hardware import choose_hardware
 
     files = config.files

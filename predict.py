@@ -36,8 +36,8 @@ def main(config: PredictConfig) -> None:
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
     from src_py.output.prediction import classify_files, list_files, open_classifier
+    from src_py.run.csv_tables import write_table
     from src_py.run.errors import UserError
-    from src_py.run.files import write_table
     from src_py.run.hardware import choose_hardware
 
     if not (config.paths or config.gallery):

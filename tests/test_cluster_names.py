@@ -10,8 +10,8 @@ from configs.config_label import LabelConfig
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
 from src_py.run.checkpoints import save_checkpoint
+from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import write_table
 from src_py.run.options import parse
 
 PLAIN = ClusterNames(10, {}, ())

@@ -8,8 +8,9 @@ import pytest
 from src_py.clusters.classifier import choose_classifier, load_cluster_names, load_corrections
 from src_py.clusters.corrections import Corrections, correct, second_half
 from src_py.clusters.names import ClusterNames, set_aside
+from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, hashes, write_json, write_table
+from src_py.run.files import RunFiles, hashes, write_json
 
 NONE = Corrections(4, {})
 NAMES = [f"{number}.png" for number in range(6)]

@@ -21,8 +21,9 @@ from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
 from src_py.output import export as exporting
 from src_py.output.model_card import ModelCard
 from src_py.run.checkpoints import clustering_content, load_clustering, save_checkpoint
+from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, hashes, sha256, write_json, write_table
+from src_py.run.files import RunFiles, hashes, sha256, write_json
 from tests.conftest import PROJECT, write_image
 
 SIZE, CLUSTERS, TEMPERATURE = 16, 5, 1.7

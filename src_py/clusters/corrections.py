@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from src_py.run.csv_tables import path_from_cell, write_table
 from src_py.run.errors import UserError
-from src_py.run.files import path_from_cell, write_table
 
 HEADER = ("path", "cluster")
 NOTHING_SAID = -1  # in the place of a cluster

@@ -28,8 +28,9 @@ from src_py.images.loaders import (
 from src_py.images.report import Duplicate, describe_files, find_duplicates
 from src_py.images.statistics import measure_mean_std
 from src_py.run import records
+from src_py.run.csv_tables import path_from_cell, write_table
 from src_py.run.errors import UserError
-from src_py.run.files import DOWNLOAD_FOLDER, RunFiles, path_from_cell, write_table
+from src_py.run.files import DOWNLOAD_FOLDER, RunFiles
 from src_py.run.hardware import Hardware
 from src_py.run.stages import PRETEXTS
 

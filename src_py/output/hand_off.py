@@ -13,8 +13,9 @@ from src_py.images.files import UnreadableImage, read_image
 from src_py.output.gallery_page import page_template
 from src_py.output.prediction import Prediction
 from src_py.output.thumbnails import thumbnail
+from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import write_atomically, write_json, write_table
+from src_py.run.files import write_atomically, write_json
 
 # Where Label Studio serves images from: its document root, and the folders that a project must be
 # given as local storages.

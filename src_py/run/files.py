@@ -1,7 +1,6 @@
 """Where the files of one run live, and how they are written so that none is ever half there."""
 
 import contextlib
-import csv
 import dataclasses
 import errno
 import functools
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 CHECKPOINT_ROOT = Path("ckp")
 LOG_ROOT = Path("logs")
 DOWNLOAD_FOLDER = Path("data")  # of the sets that have names
-FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-HERE, APOSTROPHE = "./", "'"
-PATH_COLUMNS = ("path", "duplicate_of")
 
 REMEMBERED_FROM = 2**20  # bytes, of a file whose SHA-256 is worth remembering
 RECORD_PAUSES = (0.1, 0.4, 0.0)  # s, between looks at a file that does not go with its record
@@ -377,35 +373,3 @@ def as_plain(config: "DataclassInstance") -> dict[str, Any]:
 def recorded(config: "DataclassInstance") -> dict[str, Any]:
     """What a stage's record keeps of its options."""
     return {name: value for name, value in as_plain(config).items() if name != "show_config"}
-
-
-def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple]) -> None:
-    """Writes a CSV file with a header, all or nothing.
-
-    No cell is a formula when a spreadsheet opens it: see `path_from_cell` for the columns of paths;
-    other text that begins like one gets an apostrophe.
-    """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            table = csv.writer(file)
-            table.writerow(header)
-            for row in rows:
-                table.writerow(map(_inert, header, row))
-
-    write_atomically(path, write)
-
-
-def path_from_cell(cell: str) -> str:
-    """The path in a column of paths: one that begins like a formula was written as ./PATH, which
-    is the same file."""
-    inner = cell.removeprefix(HERE)
-    return inner if inner.startswith(FORMULA_MARKS) else cell
-
-
-def _inert(column: str, cell: object) -> object:
-    """What a table holds in the place of a cell that a spreadsheet would calculate."""
-    text = str(cell)
-    if not isinstance(cell, str | Path) or not text.startswith(FORMULA_MARKS):
-        return cell
-    return f"{HERE if column in PATH_COLUMNS else APOSTROPHE}{text}"

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from configs.base_config import TrainingConfig
 from src_py.augmentation import Augmentation
 from src_py.clusters.health import ClusterHealth
+from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, as_plain, hashes, recorded, write_table
+from src_py.run.files import RunFiles, as_plain, hashes, recorded
 from src_py.run.hardware import Hardware
 from src_py.run.schedule import Schedule, Step
 from src_py.run.stage_files import StageFiles
