@@ -53,11 +53,15 @@ def main(config: ChooseClustersConfig) -> None:
         print(COLUMNS.format(clusters, *measures, f"{found.smallest:.1%}"), flush=True)
 
     recommended = recommend(evidence)
-    print(f"recommended: K = {recommended.clusters} ({recommended.reason})")
+    print(f"recommended: {recommended}")
     table, plot = files.log("choose_clusters"), files.logs / "choose_clusters.png"
     write_table(table, header, map(astuple, evidence))
     save_plot(plot, evidence, recommended.clusters)
-    told = {"recommended": recommended.clusters, "reason": recommended.reason}
+    told = {
+        "recommended": recommended.clusters,
+        "finer": recommended.finer,
+        "reason": recommended.reason,
+    }
     write_record(files.checkpoints / RECOMMENDATION_FILE, told)
     again = " --restart" if files.config("scan").exists() else ""
     print(

@@ -116,6 +116,18 @@ def test_equal_values_count_for_the_larger_number_and_the_end_of_the_range_is_sa
     assert "--highest 8" in found.reason and "differ" not in found.reason
 
 
+def test_a_finer_division_is_the_other_end_of_the_range():
+    rows = [evidence(clusters) for clusters in range(2, 13)]
+    rows[1] = replace(rows[1], loss=0.1, agreement=0.9, silhouette=0.9)  # 3
+    rows[7] = replace(rows[7], loss=0.2, agreement=0.8, silhouette=0.8)  # 9
+    rows[3] = replace(rows[3], loss=0.15, agreement=0.85, silhouette=0.85)  # 5, not twice as many
+    found = recommend(rows)
+    assert (found.clusters, found.finer) == (3, 9)
+    assert str(found).endswith("range: K = 3 for coarse kinds to 9 for fine ones")
+    found = recommend(rows[:5])  # 2 to 6: only one number is twice as large
+    assert found.finer == found.clusters == 3 and "range" not in str(found)
+
+
 def test_features_without_groups_are_said():
     weak = [evidence(clusters, silhouette=0.2) for clusters in (2, 3)]
     assert "hardly form groups" in recommend(weak).reason

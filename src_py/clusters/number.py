@@ -75,8 +75,24 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Recommendation:
+    """
+    Attributes:
+        clusters: the number that is ahead.
+        finer: the number that is ahead among those of twice as many clusters and more; `clusters`
+            where too few of them were tried. Kinds have kinds of their own, as flowers are divided
+            by colour, then by species: what a person has in mind lies between the two.
+        reason: one line.
+    """
+
     clusters: int
-    reason: str  # one line
+    finer: int
+    reason: str
+
+    def __str__(self) -> str:
+        told = f"K = {self.clusters} ({self.reason})"
+        if self.finer == self.clusters:
+            return told
+        return f"{told}\nrange: K = {self.clusters} for coarse kinds to {self.finer} for fine ones"
 
 
 class ClusterNumberStudy:
@@ -177,13 +193,11 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
         reasons.append("they differ, so look at the clusters of more than one of these numbers")
     if max(each.silhouette for each in evidence) < NO_STRUCTURE:
         reasons.append("the features hardly form groups, so trust your own idea of the number more")
-    # Kinds of photos have kinds of their own: flowers by colour, then by species.
-    finer = [each for each in evidence if each.clusters >= 2 * chosen]
-    if len(finer) >= FEWEST_COMPARED:
-        reasons.append(f"of twice as many and more, {_ahead(finer)[0]} is ahead: a finer division")
     if chosen == max(each.clusters for each in evidence):
         reasons.append(f"the end of the range: try also --highest {2 * chosen}")
-    return Recommendation(chosen, "; ".join(reasons))
+    finer = [each for each in evidence if each.clusters >= 2 * chosen]
+    of_finer = _ahead(finer)[0] if len(finer) >= FEWEST_COMPARED else chosen
+    return Recommendation(chosen, of_finer, "; ".join(reasons))
 
 
 def _ahead(evidence: Sequence[Evidence]) -> tuple[int, dict[str, int]]:
