@@ -135,14 +135,14 @@ results-fashion-mnist: $(VENV)/installed
 	    --scan="--epochs 1 --images-per-epoch 30000" \
 	    --selflabel="--epochs 1 --images-per-epoch 30000 --batch-size 128"
 
-# Folders of photographs with weights that others trained, three seeds each, on two threads:
+# Folders of photographs with weights that others trained, three seeds each, on one thread:
 # make results-photos DATA=<folder with flowers12/, scenes15/ and trashnet/>
 results-photos: $(VENV)/installed
-	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --data $(DATA)/flowers12 --recipes best --seeds 0,1,2 \
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --data $(DATA)/flowers12 --recipes best --seeds 0,1,2 \
 	    --simclr="--init efficientnet_lite0" --scan="--clusters 12" --out results/flowers12
-	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --data $(DATA)/scenes15 --recipes best --seeds 0,1,2 \
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --data $(DATA)/scenes15 --recipes best --seeds 0,1,2 \
 	    --simclr="--init efficientnet_lite0" --scan="--clusters 15" --out results/scenes15
-	OMP_NUM_THREADS=2 $(BIN)/python ablation.py --data $(DATA)/trashnet --recipes best --seeds 0,1,2 \
+	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --data $(DATA)/trashnet --recipes best --seeds 0,1,2 \
 	    --simclr="--init efficientnet_lite0" --scan="--clusters 6" --folder-labels --out results/trashnet
 	rm -f results/flowers12/*/*/contact_sheet.png results/scenes15/*/*/contact_sheet.png \
 	    results/trashnet/*/*/contact_sheet.png  # whose photos are not ours to pass on

@@ -31,8 +31,12 @@ ABOUT = {
     "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 16 "
     "px and width 16, within `--minutes 30` on one CPU thread (`make results-cifar10-cpu DATA=…`).",
     "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
-    "part of Oxford Flowers, `--init efficientnet_lite0`, on two CPU threads "
+    "part of Oxford Flowers, `--init efficientnet_lite0`, on one CPU thread "
     "(`make results-photos DATA=…`).",
+    "scenes15": "Fifteen kinds of scenes, 1,500 grey photos and 750 held out, reduced to 128 px "
+    "from a part of Scene-15, otherwise the same (`make results-photos DATA=…`).",
+    "trashnet": "Six kinds of waste of uneven numbers, 2,527 photos of TrashNet reduced to 128 px, "
+    "scored on these same photos, otherwise the same (`make results-photos DATA=…`).",
 }
 HEADER = """\
 | images | recipe | seeds | k-means on the features | scan | selflabel | worst selflabel |
