@@ -167,12 +167,13 @@ def _clear(files: RunFiles) -> None:
         for path in folder.glob(".*"):
             found = TEMPORARY.fullmatch(path.name)
             waits = path.name.startswith(NEW)
-            if waits or (found and _is_over(int(found[1]), path)):
+            if waits or (found and is_over(int(found[1]), path)):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
-def _is_over(process: int, path: Path) -> bool:
+def is_over(process: int, path: Path) -> bool:
+    """Whether the process that was writing a temporary file is gone."""
     if os.name != "posix":
         return time.time() - path.stat().st_mtime > OLD_AGE
     try:
