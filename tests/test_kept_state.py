@@ -5,7 +5,6 @@ import errno
 import importlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import torch
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_scan import ScanConfig
 from configs.config_simclr import SimCLRConfig
+from src_py.images.loaders import _without_shortage
 from src_py.images.run_images import load_settings, open_mined, read_rows
 from src_py.models import BackboneSpec, ResNet18
 from src_py.run import arrays, claim, records
@@ -349,10 +349,30 @@ def test_a_second_stage_of_a_run_is_refused_until_the_first_is_gone(tmp_path, mo
     assert mine.exists() and not half.exists() and not claim.new(files.output("scan")).exists()
 
 
+def test_a_first_stage_that_fails_early_leaves_no_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim.release()
+    claim.claim(RunFiles("mine"), begins_run=True)
+    claim.claim(RunFiles("absent"))  # which is left to those who look for its files
+    assert Path("ckp", "mine").exists() and not Path("ckp", "absent").exists()
+    claim.release()
+    assert not Path("ckp", "mine").exists() and not Path("logs", "mine").exists()
+
+
+def test_what_is_said_of_clusters_waits_for_a_switch(files, monkeypatch):
+    """And is not lost by two commands at once."""
+    monkeypatch.setattr(claim, "LONGEST_SWITCH", 0.05)
+    with claim.editing(files), pytest.raises(OSError), claim.editing(files):
+        pass
+    with claim.editing(files):
+        pass
+
+
 @pytest.mark.parametrize("write", ["checkpoint", "array", "record"])
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, write):
     path = tmp_path / {"checkpoint": "scan.pt", "array": "features.npy", "record": "a.json"}[write]
     path.write_bytes(b"old")
+    resource = pytest.importorskip("resource")  # not on Windows
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     writers = {
         "checkpoint": lambda: save_checkpoint(path, {"weights": torch.zeros(10**5)}),
@@ -407,3 +427,49 @@ def test_records_know_their_own_shape():
     for wrong in ({"moves": [["a", 1]], "removed": []}, {"moves": []}, {"x": 1}):
         with pytest.raises(records.Damaged):
             records.opened(json.dumps(records.sealed(wrong)).encode(), records.SWITCH)
+
+
+def test_a_checkpoint_that_torch_cannot_write_tells_why(tmp_path, monkeypatch):
+    """Whatever torch makes of a write that fails in the middle of it."""
+    path = tmp_path / "scan.pt"
+    real, calls = Path.open, iter(range(100))
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, content):
+            if next(calls) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(content)
+
+        def flush(self):
+            self.file.flush()
+
+    monkeypatch.setattr(Path, "open", lambda self, mode: Full(real(self, mode)))
+    with pytest.raises(OSError, match=r"No space left on device.*scan\.pt"):
+        save_checkpoint(path, {"weights": torch.zeros(1000)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_that_cannot_be_kept_is_told(run_script, files):
+    shutil.rmtree(files.logs)
+    files.logs.write_text("a file in its place")
+    told = run_script("evaluate.py", "--run", "mine", "--device", "cpu").stdout
+    assert "4 clusters" in told and "not kept: " in told and "evaluation.json" in told
+
+
+def test_shared_memory_that_is_too_small_is_one_line():
+    def failing():
+        yield torch.zeros(1)
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space")
+
+    batches = _without_shortage(failing())
+    assert next(batches) == 0
+    assert "--shm-size" in refusal(lambda: next(batches))

@@ -20,7 +20,7 @@ import filelock
 
 from src_py.run import records
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, read_record, write_record
+from src_py.run.files import LOG_ROOT, RunFiles, read_record, write_record
 
 LOCK, SWITCH_LOCK = ".lock", ".switch.lock"  # in ckp/<run>/: of hours, and of moments
 SWITCH_FILE = "switch.json"
@@ -36,7 +36,8 @@ _held: dict[Path, filelock.BaseFileLock] = {}
 
 
 def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False) -> None:
-    """From now on, until this process ends, it alone writes the run's checkpoints and logs.
+    """From now on, until `release` or its end, this process alone writes the run's checkpoints and
+    logs.
 
     A run that does not exist is left to those who look for its files.
 
@@ -61,14 +62,25 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
                 f"run '{files.run}': another stage of it is at work: wait for it, or choose "
                 f"another --run"
             ) from None
-        if not _held:
-            atexit.register(_release)
         _held[path] = lock
     settle(files)
     _clear(files)
     _remember(files, folder)
     largest = max((path.stat().st_size for path in files.checkpoints.glob("*.pt")), default=0)
     require_room(files, CHECKPOINTS_WRITTEN * largest)
+
+
+@atexit.register
+def release() -> None:
+    """Others may write what this process has claimed. A first stage that has failed early leaves
+    no empty folders."""
+    while _held:
+        path, lock = _held.popitem()
+        with contextlib.suppress(OSError):
+            if {entry.name for entry in path.parent.iterdir()} <= {LOCK, SWITCH_LOCK}:
+                shutil.rmtree(path.parent)
+                (path.parents[2] / LOG_ROOT / path.parent.name).rmdir()
+        lock.release()
 
 
 def require_room(files: RunFiles, wanted: int) -> None:
@@ -183,13 +195,3 @@ def is_over(process: int, path: Path) -> bool:
     except (OSError, OverflowError):  # it is somebody else's
         return False
     return False
-
-
-def _release() -> None:
-    """At the end; a first stage that has failed early leaves no empty folders."""
-    for path, lock in _held.items():
-        with contextlib.suppress(OSError):
-            folder = path.parent
-            if {entry.name for entry in folder.iterdir()} <= {LOCK, SWITCH_LOCK}:
-                shutil.rmtree(folder)
-            lock.release()

@@ -56,7 +56,10 @@ def run_script(
         if config.show_config:
             print(*show_config(config, origins), sep="\n")
             return
-        main(config)
+        try:
+            main(config)
+        finally:
+            _release()
     except (UserError, OSError) as error:
         _end(script, str(error))
     except (RuntimeError, MemoryError) as error:
@@ -71,6 +74,13 @@ def run_script(
         hint = _how_to_go_on(script, config_class)
         print(f"{script}.py: interrupted; {hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def _release() -> None:
+    """Of the run: where a notebook runs the script, its process goes on."""
+    from src_py.run.claim import release  # which --help need not wait for
+
+    release()
 
 
 def _how_to_go_on(script: str, config_class: type[Config]) -> str:
@@ -230,12 +240,12 @@ def _difference(files: RunFiles, settled: dict[str, Any], folder: Path) -> str:
         return "and the set is not one of files"
     if not folder.is_dir():
         return "which is not there"
-    from src_py.images.folders import folder_files, listing
+    from src_py.images.folders import file_states, folder_files, listing
 
     paths = folder_files(folder, "train") or []
     mined = files.record("extract_features") or {}
     states = [settled["images"], *([mined["images"]] if "images" in mined else [])]
-    if listing(folder, paths) in (state["listing"] for state in states):
+    if listing(file_states(folder, paths)) in (state["listing"] for state in states):
         return ""
     counts = " or ".join(dict.fromkeys(str(state["count"]) for state in states))
     return f"whose {len(paths)} image files are not those {counts}, by their names and sizes"
