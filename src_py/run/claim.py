@@ -22,7 +22,7 @@ from src_py.run import records
 from src_py.run.errors import UserError
 from src_py.run.files import LOG_ROOT, RunFiles, read_record, write_record
 
-LOCK, SWITCH_LOCK = ".lock", ".switch.lock"  # in ckp/<run>/: of hours, and of moments
+LOCKS = ".locks"  # in ckp/
 SWITCH_FILE = "switch.json"
 NEW = ".new."  # begins the names of files that wait for a switch
 TEMPORARY = re.compile(r"\..+\.(\d+)(\.\w+)?")  # of files.write_atomically; the number of a process
@@ -32,7 +32,7 @@ CHECKPOINTS_WRITTEN = 4  # as many as its largest one may a stage write until it
 
 Move = tuple[str, str]  # names in ckp/<run>/, from and to
 
-_held: dict[Path, filelock.BaseFileLock] = {}
+_held: dict[Path, filelock.BaseFileLock] = {}  # by the run's folder
 
 
 def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False) -> None:
@@ -52,9 +52,9 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
         return
     for place in (files.checkpoints, files.logs):
         _require_writable(place)
-    path = (files.checkpoints / LOCK).resolve()
-    if path not in _held:
-        lock = filelock.FileLock(path, timeout=0)
+    folder_of_run = files.checkpoints.resolve()
+    if folder_of_run not in _held:
+        lock = filelock.FileLock(_lock_file(files, "stage"), timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -62,7 +62,7 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
                 f"run '{files.run}': another stage of it is at work: wait for it, or choose "
                 f"another --run"
             ) from None
-        _held[path] = lock
+        _held[folder_of_run] = lock
     settle(files)
     _clear(files)
     _remember(files, folder)
@@ -75,11 +75,10 @@ def release() -> None:
     """Others may write what this process has claimed. A first stage that has failed early leaves
     no empty folders."""
     while _held:
-        path, lock = _held.popitem()
+        folder, lock = _held.popitem()
         with contextlib.suppress(OSError):
-            if {entry.name for entry in path.parent.iterdir()} <= {LOCK, SWITCH_LOCK}:
-                shutil.rmtree(path.parent)
-                (path.parents[2] / LOG_ROOT / path.parent.name).rmdir()
+            folder.rmdir()
+            (folder.parents[1] / LOG_ROOT / folder.name).rmdir()
         lock.release()
 
 
@@ -133,7 +132,7 @@ def editing(files: RunFiles) -> Iterator[None]:
     Raises:
         OSError: when the folder cannot be written to, or another process does not come to an end.
     """
-    with filelock.FileLock(files.checkpoints / SWITCH_LOCK, timeout=LONGEST_SWITCH):
+    with filelock.FileLock(_lock_file(files, "switch"), timeout=LONGEST_SWITCH):
         yield
 
 
@@ -144,6 +143,13 @@ def _remember(files: RunFiles, folder: Path | None) -> None:
     settled["settings"]["root"] = str(folder)
     write_record(files.data, settled)
     print(f"run '{files.run}': its images are in {folder} now", flush=True)
+
+
+def _lock_file(files: RunFiles, kind: str) -> Path:
+    """Beside the run's folder, which holds only what the run keeps."""
+    folder = files.checkpoints.parent / LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{files.run}.{kind}"
 
 
 def _complete(files: RunFiles) -> None:
