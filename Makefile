@@ -42,7 +42,8 @@ run: $(VENV)/installed
 	$(BIN)/python simclr.py --data "$$DATA" --run "$$RUN" $(if $(INIT),--init "$$INIT") $(if $(MINUTES),--minutes "$$MINUTES")
 	$(BIN)/python extract_features.py --run "$$RUN"
 	@set -e; \
-	if [ -z "$$CLUSTERS" ] && [ ! -f "ckp/$$RUN/scan.json" ]; then \
+	if [ -z "$$CLUSTERS" ] && [ ! -f "ckp/$$RUN/scan.json" ] \
+	    && [ ! -f "ckp/$$RUN/scan.partial.json" ]; then \
 	    $(BIN)/python choose_clusters.py --run "$$RUN"; \
 	    CLUSTERS=$$($(BIN)/python -c '$(READ_NUMBER)' "ckp/$$RUN/clusters.json"); \
 	fi; \

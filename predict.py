@@ -13,6 +13,7 @@ images that a person has put into a cluster (ckp/<run>/corrections.csv, by label
 that, with a confidence of 1.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.config_predict import PredictConfig
@@ -35,7 +36,8 @@ def main(config: PredictConfig) -> None:
     from src_py.images.run_images import load_settings
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
-    from src_py.output.prediction import classify_files, list_files, open_classifier
+    from src_py.output.prediction import classify_files, open_classifier
+    from src_py.output.sorting import end_moves, finish_moves
     from src_py.run.csv_tables import write_table
     from src_py.run.errors import UserError
     from src_py.run.hardware import choose_hardware
@@ -44,7 +46,12 @@ def main(config: PredictConfig) -> None:
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
     files, out = config.files, config.out
     checkpoint = choose_classifier(files)
-    paths = list_files(config.paths, out) if config.paths else []
+    earlier = {prediction.path: prediction for prediction in finish_moves(out)}
+    paths = files_left(config, earlier)
+    if earlier and not paths:
+        end_moves(out)
+        print(f"{out}: the move that was interrupted is done; predictions.csv holds all images")
+        return
     hardware = choose_hardware(config.device)
     classifier = open_classifier(checkpoint, hardware, config.batch_size)
     cluster_names = load_cluster_names(files, classifier.model.heads.clusters)
@@ -61,7 +68,9 @@ def main(config: PredictConfig) -> None:
         told = none_readable(", ".join(map(str, config.paths)), skipped)
         raise UserError(f"{told}; all are listed in {out / 'skipped.csv'}")
 
-    write_predictions(out / "predictions.csv", predictions)
+    found = {prediction.path: prediction for prediction in predictions}
+    predictions_of_all = list((earlier | found).values())
+    write_predictions(out / "predictions.csv", predictions_of_all)
     print(f"{out / 'predictions.csv'}: {len(predictions)} images, by {checkpoint}")
     if corrected := sum(prediction.path in given for prediction in predictions):
         print(f"{corrected} of them as {files.corrections} says")
@@ -75,7 +84,27 @@ def main(config: PredictConfig) -> None:
     if config.hand_off:
         hand_off(out, predictions, cluster_names, config.run)
     if config.sort:
-        sort(config, config.sort, predictions, cluster_names)
+        sort(config, config.sort, predictions, predictions_of_all, cluster_names)
+    elif earlier:
+        end_moves(out)
+
+
+def files_left(config: PredictConfig, earlier: dict[Path, "Prediction"]) -> list[Path]:
+    """The files to classify.
+
+    Args:
+        earlier: what an interrupted move has placed: that nothing else is left is no mistake then.
+    """
+    from src_py.output.prediction import list_files
+    from src_py.run.errors import UserError
+
+    asked = [path for path in config.paths if path.exists() or path not in earlier]
+    try:
+        return list_files(asked, config.out) if asked else []
+    except UserError:
+        if earlier and all(path.exists() for path in asked):
+            return []
+        raise
 
 
 def show_training_images(
@@ -116,13 +145,17 @@ def sort(
     config: PredictConfig,
     how: str,
     predictions: list["Prediction"],
+    predictions_of_all: list["Prediction"],
     cluster_names: "ClusterNames",
 ) -> None:
     """
+    Args:
+        predictions_of_all: with those of images that an interrupted move has placed.
+
     Raises:
         UserError: when a file could not be placed; the others are.
     """
-    from src_py.output.sorting import folder_names, plan, sort_files
+    from src_py.output.sorting import begin_moves, end_moves, folder_names, plan, sort_files
     from src_py.run.errors import UserError
 
     names = {group[0]: cluster_names.name_of(group[0]) for group in cluster_names.groups}
@@ -133,7 +166,10 @@ def sort(
             print(f"{what} {placement.source} -> {placement.target}")
         print(f"--dry-run: none of these {len(placements)} images was touched")
         return
+    if how == "move":
+        begin_moves(config.out, placements, predictions_of_all)
     outcome = sort_files(placements, how)
+    end_moves(config.out)
     print(
         f"{config.out}: {how} of {outcome.placed} images, {outcome.present} already there, "
         f"{len(outcome.failures)} failed"

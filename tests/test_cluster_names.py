@@ -12,7 +12,9 @@ from src_py.clusters.names import ClusterNames
 from src_py.run.checkpoints import save_checkpoint
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
+from src_py.run.files import RunFiles
 from src_py.run.options import parse
+from tests.made_runs import write_data, write_stage
 
 PLAIN = ClusterNames(10, {}, ())
 
@@ -186,11 +188,14 @@ def test_wrong_options_end_in_one_line(command_line, arguments, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_the_script_writes_shows_and_refuses(run_script, tmp_path):
-    folder = tmp_path / "ckp" / "mine"
+def test_the_script_writes_shows_and_refuses(run_script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files, folder = RunFiles("mine"), tmp_path / "ckp" / "mine"
     missing = run_script("label.py", "--run", "mine", "--show", status=2)
     assert "scan.py" in missing.stderr
     save_checkpoint(folder / "scan.pt", {"clusters": 4})
+    write_data(files)
+    write_stage(files, "scan")
     arguments = ("--run", "mine", "--merge", "1,3", "--name", "3=cat")
     shown = run_script("label.py", *arguments, "--show").stdout
     assert "1, 3" in shown and "cat" in shown and not (folder / "labels.json").exists()
@@ -198,6 +203,7 @@ def test_the_script_writes_shows_and_refuses(run_script, tmp_path):
     assert ClusterNames.load(folder / "labels.json", 4) == ClusterNames(4, {1: "cat"}, ((1, 3),))
     Corrections(5, {"a.png": 4, "b.png": 0}).write(folder / "corrections.csv")
     write_table(folder / "rows.csv", ("row", "path"), [(0, "a.png")])
+    write_stage(files, "extract_features")
     told = run_script("label.py", "--run", "mine", "--show").stdout
     assert "cluster_4" in told and "2 images are where a person put them, of which 1" in told
     (folder / "corrections.csv").unlink()

@@ -19,8 +19,9 @@ from src_py.clusters.number import ClusterNumberStudy, Evidence, recommend
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.neighbors import find_neighbors
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, hashes, write_array, write_json
+from src_py.run.files import RunFiles, hashes, write_array
 from tests.conftest import PROJECT
+from tests.made_runs import write_data, write_stage
 
 
 def blobs(count, rows=250, dim=16):
@@ -140,11 +141,12 @@ def mined_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = RunFiles("made")
     features = blobs(5)
-    write_json(files.data, {"preset": "digits", "recipe": "best", "minutes": None, "settings": {}})
+    write_data(files, {"source": "digits", "root": None}, preset="digits")
     files.output("simclr").write_bytes(b"pretext")
-    write_json(files.config("extract_features"), {"made_from": hashes([files.output("simclr")])})
+    write_stage(files, "simclr")
     write_array(files.features, features)
     write_array(files.neighbors, find_neighbors(features, 10, threads=1)[0])
+    write_stage(files, "extract_features", made_from=hashes([files.output("simclr")]))
     return files
 
 
@@ -170,12 +172,13 @@ def test_a_run_that_cannot_be_examined_is_refused(mined_run):
     with pytest.raises(UserError, match="--highest 99: 250 images are enough for at most 62"):
         choose_clusters.main(ChooseClustersConfig(run="made", highest=99))
     mined_run.output("simclr").write_bytes(b"another")
+    write_stage(mined_run, "simclr")
     with pytest.raises(UserError, match="was not made from"):
         choose_clusters.main(ChooseClustersConfig(run="made"))
     mined_run.features.unlink()
     with pytest.raises(UserError, match=r"run first: python extract_features.py --run made"):
         choose_clusters.main(ChooseClustersConfig(run="made"))
-    assert not mined_run.logs.exists()
+    assert not list(mined_run.logs.iterdir())
     assert not (mined_run.checkpoints / cluster_number.RECOMMENDATION_FILE).exists()
 
 

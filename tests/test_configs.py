@@ -19,12 +19,13 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from configs.presets import BEST, PRESETS
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, as_plain, write_json
+from src_py.run.files import RunFiles, as_plain
 from src_py.run.hardware import choose_hardware
 from src_py.run.options import parse
 from src_py.run.options import run_script as run_script_function
 from src_py.run.session import TrainingSession
 from tests.conftest import PROJECT
+from tests.made_runs import write_data, write_stage
 
 STAGES = {
     "simclr": SimCLRConfig,
@@ -99,12 +100,12 @@ def test_the_run_is_named_after_the_folder_or_the_preset(command_line, tmp_path)
 
 def test_a_run_remembers_its_preset_and_options(command_line):
     remembered = {"preset": "cifar10", "recipe": "paper", "minutes": 9.0}
-    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
+    write_data(RunFiles("mine"), {"root": None}, **remembered)
     first = command_line("scan", "--run", "mine", "--clusters", "7")
     assert (first.preset, first.recipe, first.minutes) == ("cifar10", "paper", 9.0)
     with pytest.raises(UserError, match="begun with --recipe paper"):
         command_line("scan", "--run", "mine", "--recipe", "best")
-    write_json(RunFiles("mine").config("scan"), {"made_from": "", "config": as_plain(first)})
+    write_stage(RunFiles("mine"), "scan", first)
     again = command_line("scan", "--run", "mine")
     assert again == first
     assert command_line("scan", "--run", "mine", "--restart").clusters == 10
@@ -145,9 +146,7 @@ def test_wrong_options_end_in_one_line(command_line, stage, arguments, words):
 
 
 def test_another_preset_or_folder_for_a_run_is_refused(command_line, tmp_path):
-    settings = {"root": str(tmp_path / "photos")}
-    remembered = {"preset": "folder", "recipe": "best", "settings": settings}
-    write_json(RunFiles("mine").data, remembered)
+    write_data(RunFiles("mine"), {"root": str(tmp_path / "photos")})
     with pytest.raises(UserError, match="choose another --run"):
         command_line("scan", "--run", "mine", "--preset", "digits")
     with pytest.raises(UserError, match="was begun with the images in"):
@@ -220,10 +219,10 @@ def test_each_value_has_its_origin(origins):
 
 def test_what_a_run_settled_is_told_as_its_own(origins):
     remembered = {"preset": "cifar10", "recipe": "paper", "minutes": 9.0}
-    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
+    write_data(RunFiles("mine"), {"root": None}, **remembered)
     assert origins("scan", "--run", "mine")["minutes"] == "run"
     first = ScanConfig(run="mine", clusters=7, minutes=9.0)
-    write_json(RunFiles("mine").config("scan"), {"made_from": {}, "config": as_plain(first)})
+    write_stage(RunFiles("mine"), "scan", first)
     found = origins("scan", "--run", "mine")
     assert found["clusters"] == found["minutes"] == found["preset"] == "run"
     assert found["evenness"] == "default"
@@ -233,13 +232,13 @@ def test_what_a_run_settled_is_told_as_its_own(origins):
 def test_minutes_that_the_first_stage_was_given_since_count(command_line):
     """A stage whose inputs have changed begins again, in the time that the run has now."""
     remembered = {"preset": "digits", "recipe": "best", "minutes": 9.0}
-    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
+    write_data(RunFiles("mine"), {"root": None}, **remembered)
     begun = ScanConfig(run="mine", minutes=3.0)
-    record = {"made_from": {"pretext.pt": "of another pretext"}, "config": as_plain(begun)}
-    write_json(RunFiles("mine").config("scan"), record)
+    of_another = {"pretext.pt": "0" * 64}
+    write_stage(RunFiles("mine"), "scan", begun, made_from=of_another)
     assert command_line("scan", "--run", "mine").minutes == 9.0
     assert command_line("scan", "--run", "mine", "--minutes", "3").minutes == 3.0
-    write_json(RunFiles("mine").config("scan"), record | {"run_minutes": 3.0})
+    write_stage(RunFiles("mine"), "scan", begun, made_from=of_another, run_minutes=3.0)
     assert command_line("scan", "--run", "mine").minutes == 9.0
 
 
@@ -247,7 +246,7 @@ def test_minutes_that_the_first_stage_was_given_since_count(command_line):
 def test_minutes_that_a_stage_alone_was_given_stay_its_own(command_line, of_the_run):
     """Also where an earlier stage was trained anew since."""
     remembered = {"preset": "digits", "recipe": "best", "minutes": of_the_run}
-    write_json(RunFiles("mine").data, remembered | {"settings": {"root": None}})
+    write_data(RunFiles("mine"), {"root": None}, **remembered)
     config = command_line("selflabel", "--run", "mine", "--minutes", "5")
     session = TrainingSession(config, "selflabel", choose_hardware("cpu"))
     session.begin()  # on no scan.pt, so that any other is a new one
@@ -305,11 +304,10 @@ def test_an_empty_name_is_refused(command_line, option):
 
 def test_a_run_of_a_named_set_remembers_its_folder(command_line, tmp_path):
     settings = {"root": str(tmp_path / "idx"), "source": "mnist"}
-    remembered = {"preset": "mnist", "recipe": "best", "minutes": None, "settings": settings}
-    write_json(RunFiles("mine").data, remembered)
+    write_data(RunFiles("mine"), settings, preset="mnist")
     assert command_line("simclr", "--run", "mine", "--restart").data == tmp_path / "idx"
     settings["root"] = str(tmp_path / "data")  # where sets are downloaded to
-    write_json(RunFiles("mine").data, remembered)
+    write_data(RunFiles("mine"), settings, preset="mnist")
     assert command_line("simclr", "--run", "mine", "--restart").data is None
 
 

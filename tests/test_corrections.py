@@ -7,10 +7,11 @@ import pytest
 
 from src_py.clusters.classifier import choose_classifier, load_cluster_names, load_corrections
 from src_py.clusters.corrections import Corrections, correct, second_half
-from src_py.clusters.names import ClusterNames, set_aside
+from src_py.clusters.names import ClusterNames, place_aside
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, hashes, write_json
+from src_py.run.files import RunFiles, hashes
+from tests.made_runs import write_data, write_stage
 
 NONE = Corrections(4, {})
 NAMES = [f"{number}.png" for number in range(6)]
@@ -126,10 +127,11 @@ def files(monkeypatch, tmp_path):
     """A run whose classifier has four clusters, self-labelled."""
     monkeypatch.chdir(tmp_path)
     files = RunFiles("mine")
-    write_json(files.data, {})
+    write_data(files)
     for stage in ("scan", "selflabel"):
         files.output(stage).write_bytes(stage.encode())
-    write_json(files.config("selflabel"), {"made_from": hashes([files.output("scan")])})
+    write_stage(files, "scan")
+    write_stage(files, "selflabel", made_from=hashes([files.output("scan")]))
     return files
 
 
@@ -165,25 +167,25 @@ def test_corrections_make_self_labelling_stale_and_its_classifier_is_used_until_
     assert choose_classifier(files) == files.output("selflabel")
     assert "has not learned from ckp/mine/corrections.csv" in capsys.readouterr().out
     made_from = hashes([files.output("scan"), files.corrections])
-    write_json(files.config("selflabel"), {"made_from": made_from})
+    write_stage(files, "selflabel", made_from=made_from)
     assert files.is_current("selflabel")
     assert choose_classifier(files) == files.output("selflabel")
     assert capsys.readouterr().out == ""
     files.corrections.unlink()
     assert files.is_stale("selflabel") and files.is_current("selflabel", corrected=False)
     files.output("scan").write_bytes(b"another")
+    write_stage(files, "scan")
     assert files.is_stale("selflabel", corrected=False)
     assert choose_classifier(files) == files.output("scan")
 
 
-def test_they_are_set_aside_without_replacing_earlier_ones(files, capsys):
+def test_they_are_set_aside_without_replacing_earlier_ones(files):
     for number in range(2):
         Corrections(4, {f"{number}.png": number}).write(files.corrections)
-        set_aside(files.corrections)
+        files.corrections.replace(place_aside(files.corrections))
     assert not files.corrections.exists()
     old = [files.checkpoints / name for name in ("corrections.old.csv", "corrections.old1.csv")]
     assert [Corrections.load(path, 4).given for path in old] == [{"0.png": 0}, {"1.png": 1}]
-    assert "earlier training" in capsys.readouterr().out
 
 
 def test_suggestions_are_kept(tmp_path):

@@ -26,7 +26,7 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 def facts_of(*files: tuple[int, int, str]) -> np.ndarray:
     facts = np.zeros(len(files), facts_type(3))
     for row, (width, height, mode) in enumerate(files):
-        facts[row] = (width, height, mode, np.zeros((8, 8, 3), np.uint8))
+        facts[row] = (width, height, mode, np.zeros((8, 8, 3), np.uint8), np.zeros(32, np.uint8))
     return facts
 
 

@@ -21,10 +21,10 @@ from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
 from src_py.output import export as exporting
 from src_py.output.model_card import ModelCard
 from src_py.run.checkpoints import clustering_content, load_clustering, save_checkpoint
-from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, hashes, sha256, write_json
+from src_py.run.files import RunFiles, hashes, sha256, write_record
 from tests.conftest import PROJECT, write_image
+from tests.made_runs import IMAGES, write_data, write_stage
 
 SIZE, CLUSTERS, TEMPERATURE = 16, 5, 1.7
 STATISTICS = {1: ((0.3,), (0.2,)), 3: ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))}
@@ -58,11 +58,11 @@ def make_run(folder, channels):
     content = clustering_content(random_model(channels), settings, TEMPERATURE)
     stage = {"stage": "scan", "config": {}}
     save_checkpoint(files.output("scan"), stage | content)
-    write_json(files.data, {"preset": "folder"})
+    write_data(files)
     options = {"run": "holiday", "data": root, "init": f"{root}/weights.pth", "epochs": 3}
-    write_json(files.config("scan"), {"made_from": "", "hardware": "cpu", "config": options})
+    write_stage(files, "scan", options, hardware="cpu")
+    write_stage(files, "extract_features", images=IMAGES)
     ClusterNames(CLUSTERS, {4: "cat"}, ((1, 3),)).write(files.checkpoints / LABELS_FILE)
-    write_table(files.rows, ("row", "path"), [(row, f"{row}.png") for row in range(40)])
     return files
 
 
@@ -219,14 +219,14 @@ def test_the_card_tells_the_evaluation(card, labelled):
     if labelled:
         scores = {"acc": 0.75, "nmi": 0.5, "ari": 0.25}
         result |= {"mapping": "hungarian", "train": {"scan": scores}}
-    write_json(card.files.evaluation, result)
+    write_record(card.files.evaluation, result)
     text = card.text()
     assert "| mean confidence | 0.812 |" in text
     assert ("| ACC | 0.750 |" in text) == labelled
 
 
 def test_an_evaluation_of_an_older_checkpoint_is_left_out(card):
-    write_json(card.files.evaluation, {"label_free": {"train": {"scan": SUMMARY}}})
+    write_record(card.files.evaluation, {"label_free": {"train": {"scan": SUMMARY}}})
     os.utime(card.files.evaluation, (0, 0))
     assert "Not evaluated" in card.text()
 
@@ -236,16 +236,18 @@ def test_the_classifier_is_the_last_stage_that_is_current(tmp_path, monkeypatch)
     files = RunFiles("holiday")
     with pytest.raises(UserError, match=r"run first: python simclr.py --run holiday"):
         choose_classifier(files)
-    write_json(files.data, {})
+    write_data(files)
     with pytest.raises(UserError, match=r"run first: python scan.py --run holiday"):
         choose_classifier(files)
     scan, selflabel = files.output("scan"), files.output("selflabel")
     scan.write_bytes(b"scan")
+    write_stage(files, "scan")
     assert choose_classifier(files) == scan
     selflabel.write_bytes(b"selflabel")
-    write_json(files.config("selflabel"), {"made_from": hashes([scan])})
+    write_stage(files, "selflabel", made_from=hashes([scan]))
     assert choose_classifier(files) == selflabel
     scan.write_bytes(b"trained again")
+    write_stage(files, "scan")
     assert choose_classifier(files) == scan
 
 

@@ -15,7 +15,7 @@ from src_py.clusters import guard
 from src_py.images.loaders import ResidentImages
 from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.checkpoints import load_checkpoint
-from src_py.run.files import read_json
+from src_py.run.files import load_json
 from src_py.run.hardware import Hardware
 from src_py.run.stages import evidence_looks
 from tests.conftest import TINY
@@ -315,7 +315,7 @@ def test_training_that_collapses_costs_no_clusters(run_script, photo_folder, tmp
     assert "k-means is kept in its place (--no-guard keeps what was trained)" in told
 
     files = tmp_path / "ckp" / "mine"
-    record = read_json(files / "scan.json")
+    record = load_json(files / "scan.json")
     assert record["kept"] == "kmeans"
     assert record["information"]["scan"] < 0.9 * record["information"]["kmeans"]
     kmeans, pretext = (load_checkpoint(files / name) for name in ("scan.pt", "pretext.pt"))
@@ -327,7 +327,7 @@ def test_training_that_collapses_costs_no_clusters(run_script, photo_folder, tmp
     collapse += ("--ema-decay", "0")
     told = run_script("selflabel.py", *run, *collapse).stdout
     assert "scan.py's classifier is kept (--no-guard keeps what was trained)" in told
-    record = read_json(files / "selflabel.json")
+    record = load_json(files / "selflabel.json")
     assert record["kept"] == "scan"
     assert record["information"]["selflabel"] < record["information"]["scan"]
     kept = load_checkpoint(files / "selflabel.pt")
@@ -340,7 +340,7 @@ def test_training_that_collapses_costs_no_clusters(run_script, photo_folder, tmp
 
     told = run_script("selflabel.py", *run, *collapse, "--no-guard", "--restart").stdout
     assert "warning: self-labelling has not helped" in told and "is kept" not in told
-    assert read_json(files / "selflabel.json")["kept"] == "selflabel"
+    assert load_json(files / "selflabel.json")["kept"] == "selflabel"
     told = run_script("predict.py", *run, photo_folder, "--out", "again", "--device", "cpu").stdout
     assert "is worse than ckp/mine/scan.pt by evidence without labels: using ckp/mine/scan" in told
     assert "by ckp/mine/scan.pt" in told

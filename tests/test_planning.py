@@ -15,10 +15,11 @@ from src_py.models import BackboneSpec, ContrastiveModel, KeyQueue
 from src_py.optimizers import descend
 from src_py.run import planning
 from src_py.run.errors import UserError, is_out_of_memory
-from src_py.run.files import RunFiles, write_json
+from src_py.run.files import RunFiles
 from src_py.run.hardware import choose_hardware
 from src_py.run.schedule import Schedule, Step
 from src_py.run.session import TrainingSession
+from tests.made_runs import write_stage
 from tests.test_session import Clock
 from tests.test_training_loops import SlowImages
 
@@ -104,7 +105,7 @@ def test_clustering_is_not_trained_beyond_the_preset(fit):
 
 
 def spend(stage, seconds):
-    write_json(RunFiles("mine").config(stage), {"config": {}, "made_from": "", "seconds": seconds})
+    write_stage(RunFiles("mine"), stage, seconds=seconds)
 
 
 def test_a_stage_shares_what_the_earlier_ones_left(fit):
@@ -210,7 +211,7 @@ def test_a_schedule_for_a_fast_machine_ends_in_time_on_a_slow_one(
     training_loops.train_simclr(model, images, config, session)
     # 0.6 of 60 s less 13 s for exits and scripts and 28 looks of 0.4 s.
     left = 0.6 * (60 - 13 - 28 * 0.4)
-    epochs = session.files.record("simclr")["schedule"]["epochs"]
+    epochs = session.files.begun("simclr")["schedule"]["epochs"]
     assert epochs == 11
     assert left - 1 <= session.seconds <= left + slowness * second * 16
     assert rates[0] == max(rates) > 0 and rates == sorted(rates, reverse=True)
@@ -364,7 +365,7 @@ def test_a_stage_that_goes_on_keeps_its_schedule(monkeypatch, tmp_path):
     session = TrainingSession(config, "scan", choose_hardware("cpu"))
     begun = Schedule(64, 3, 40, 20, ema_decay=0.5, head_epochs=9, seconds=2.0)
     session.begin(begun)
-    session.files.partial("scan").touch()
+    session._kept.store({})
     session = TrainingSession(config, "scan", choose_hardware("cpu"))
     assert planning.plan(None, {}, black_images(64), config, session) == begun
     with pytest.raises(UserError, match="begun with 64 images, now 65"):

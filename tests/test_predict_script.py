@@ -1,5 +1,6 @@
 """predict.py as a person runs it, with a network that has learned nothing."""
 
+import contextlib
 import csv
 import json
 import subprocess
@@ -15,11 +16,12 @@ from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
 from src_py.images.image_set import DataSettings
 from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.run.checkpoints import clustering_content, load_checkpoint, save_checkpoint
+from src_py.run.checkpoints import clustering_content, save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, hashes, sha256, write_json
 from src_py.run.options import parse
 from tests.conftest import PROJECT, write_image
+from tests.made_runs import write_data, write_stage
 
 SETTINGS = DataSettings("folder", None, 16, 3, (0.5,) * 3, (0.25,) * 3)
 
@@ -30,10 +32,11 @@ def predict(run_script, tmp_path):
     torch.manual_seed(0)
     backbone = ResNet18(BackboneSpec(4, 3, small_stem=True))
     model = ClusteringModel(backbone, ClusterHeads(32, clusters=3, heads=1))
-    run = {"preset": "folder", "recipe": "best", "settings": {"source": "folder", "root": "."}}
-    write_json(tmp_path / "ckp" / "mine" / "data.json", run)
-    content = clustering_content(model, SETTINGS, temperature=0.05)
-    save_checkpoint(tmp_path / "ckp" / "mine" / "scan.pt", content)
+    with contextlib.chdir(tmp_path):
+        files = RunFiles("mine")
+        write_data(files, {"root": str(tmp_path / "photos")})
+        save_checkpoint(files.output("scan"), clustering_content(model, SETTINGS, 0.05))
+        write_stage(files, "scan")
     for number in range(12):
         write_image(tmp_path / "photos" / f"{number:02d}.png", number % 4, number)
     return lambda *arguments, **status: run_script(
@@ -55,10 +58,11 @@ def predict(run_script, tmp_path):
 def test_self_labelling_that_made_it_worse_is_not_used(monkeypatch, tmp_path, capsys, record, used):
     monkeypatch.chdir(tmp_path)
     files = RunFiles("mine")
-    write_json(files.data, {})
+    write_data(files)
     for stage in ("scan", "selflabel"):
         files.output(stage).write_bytes(stage.encode())
-    write_json(files.config("selflabel"), {"made_from": hashes([files.output("scan")]), **record})
+    write_stage(files, "scan")
+    write_stage(files, "selflabel", made_from=hashes([files.output("scan")]), **record)
     assert choose_classifier(files) == files.output(used)
     worse = "ckp/mine/selflabel.pt is worse than ckp/mine/scan.pt by evidence without labels"
     assert (worse in capsys.readouterr().out) == (used == "scan")
@@ -96,9 +100,6 @@ def test_labels_sorting_review_and_hand_off(predict, tmp_path):
 
 def test_images_are_where_a_person_put_them(predict, tmp_path):
     run = tmp_path / "ckp" / "mine"
-    content = load_checkpoint(run / "scan.pt")
-    content["data"]["root"] = "photos"
-    save_checkpoint(run / "scan.pt", content)
     given = {"00.png": 2, "03.png": 3, "gone.png": 0}
     Corrections(4, given).write(run / "corrections.csv")
     classifier = sha256(run / "scan.pt")[:12]
@@ -176,3 +177,44 @@ def test_predicting_loads_no_library_it_does_not_need():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_killed_move_keeps_all_predictions(predict, tmp_path):
+    """Half of the images are in both places, and one is new when it is run again."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    kill = tmp_path / "kill"
+    kill.mkdir()
+    (kill / "sitecustomize.py").write_text(
+        "import os\n"
+        "real, calls = os.link, iter(range(99))\n"
+        "def link(*arguments):\n"
+        "    real(*arguments)\n"
+        "    if next(calls) == 5: os._exit(9)\n"
+        "os.link = link\n"
+    )
+    predict("--out", out, "--sort", "move", status=9, environment=kill)
+    rows = read_csv(out / "predictions.csv")
+    assert len(rows) == 12 and len(list(photos.iterdir())) == 7
+    write_image(photos / "new.png", 0, 77)
+    predict("--out", out, "--sort", "move")
+    again = read_csv(out / "predictions.csv")
+    assert again[:12] == rows and again[12]["path"] == "photos/new.png"
+    assert not list(photos.iterdir()) and len(list(out.rglob("*.png"))) == 13
+    assert not list(out.glob(".*"))
+
+
+def test_a_killed_move_of_all_images_is_done_when_it_is_run_again(predict, tmp_path):
+    photos, out, kill = (tmp_path / name for name in ("photos", "out", "kill"))
+    kill.mkdir()
+    (kill / "sitecustomize.py").write_text(
+        "import os\n"
+        "real, calls = os.link, iter(range(99))\n"
+        "def link(*arguments):\n"
+        "    if next(calls) == 5: os._exit(9)\n"
+        "    real(*arguments)\n"
+        "os.link = link\n"
+    )
+    predict("--out", out, "--sort", "move", status=9, environment=kill)
+    assert "predictions.csv holds all images" in predict("--out", out, "--sort", "move").stdout
+    assert len(read_csv(out / "predictions.csv")) == 12 and not list(photos.iterdir())
+    assert "no image file" in predict("--out", out, "--sort", "move", status=2).stderr

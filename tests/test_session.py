@@ -11,10 +11,11 @@ from configs.config_scan import ScanConfig
 from src_py.clusters.names import LABELS_FILE
 from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, read_json, write_atomically
+from src_py.run.files import RunFiles, write_atomically
 from src_py.run.hardware import choose_hardware
 from src_py.run.schedule import Schedule, Step
 from src_py.run.session import TrainingSession
+from tests.made_runs import SETTINGS, write_data
 
 
 def options(run="mine", epochs=4, checkpoint_seconds=0.0, **others):
@@ -222,7 +223,7 @@ def test_the_record_tells_how_a_stage_ended(monkeypatch):
     clock.now += 12.34
     information = {"scan": 0.5, "kmeans": 0.75}
     path = session.finish({"weights": {}}, kept="kmeans", information=information)
-    record = read_json(RunFiles("mine").config("scan"))
+    record = RunFiles("mine").record("scan")
     assert (record["kept"], record["information"]) == ("kmeans", information)
     assert record["seconds"] == 12.3 and record["config"]["run"] == "mine"
     assert load_checkpoint(path)["stage"] == "scan"
@@ -290,16 +291,26 @@ def test_names_of_clusters_stay_until_the_classifier_is_replaced(capsys):
     session = TrainingSession(options(restart=True), "scan", choose_hardware("cpu"))
     assert names.exists() and corrections.exists()  # heads are trained now, or Ctrl-C is pressed
     session.begin()
+    assert names.exists() and corrections.exists() and RunFiles("mine").output("scan").exists()
+    session.finish({"weights": {}})
     assert not names.exists() and names.with_name("labels.old.json").exists()
     assert not corrections.exists() and corrections.with_name("corrections.old.csv").exists()
-    assert not RunFiles("mine").output("scan").exists()
+    assert load_checkpoint(RunFiles("mine").output("scan"))["weights"] == {}
+    assert capsys.readouterr().out.count("is about the clusters of an earlier training") == 2
 
 
-def test_what_a_run_remembers_is_written_when_its_old_network_is_gone():
+def test_what_a_run_remembers_is_replaced_together_with_its_network():
+    files = RunFiles("mine")
+    write_data(files, {"root": "a"})
     train(options(), stage="simclr")
+    network = files.output("simclr").read_bytes()
     session = TrainingSession(options(restart=True), "simclr", choose_hardware("cpu"))
-    session.remembered = {"preset": "digits"}
-    assert not RunFiles("mine").data.exists() and RunFiles("mine").output("simclr").exists()
-    session.begin()
-    assert read_json(RunFiles("mine").data) == {"preset": "digits"}
-    assert not RunFiles("mine").output("simclr").exists()
+    other = files.settled() | {"settings": SETTINGS | {"root": "b", "image_size": 32}}
+    session.remember(other)
+    session.begin()  # and is killed: the run is what it was, and the first stage knows of both
+    assert files.settled()["settings"]["root"] == "a" and files.settled("simclr") == other
+    assert files.output("simclr").read_bytes() == network
+    assert files.made(files.output("simclr"), "simclr")
+    session.finish({"weights": {}})
+    assert files.settled() == files.settled("simclr") == other
+    assert files.made(files.output("simclr"), "simclr")

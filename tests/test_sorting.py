@@ -8,7 +8,15 @@ import pytest
 
 from src_py.output import sorting
 from src_py.output.prediction import Prediction
-from src_py.output.sorting import folder_names, plan, safe_name, sort_files
+from src_py.output.sorting import (
+    begin_moves,
+    end_moves,
+    finish_moves,
+    folder_names,
+    plan,
+    safe_name,
+    sort_files,
+)
 
 
 def write(path, content="x"):
@@ -235,3 +243,48 @@ def test_names_that_become_one_folder_are_told_apart():
     assert folders[0] == "a_b (cluster 0)" and folders[2] == "A_B (cluster 2)"
     assert folders[3] == "unsure_ (cluster 3)"
     assert len({name.casefold() for name in folders.values()}) == len(named)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("place", ["link", "unlink"])
+@pytest.mark.parametrize("call", range(3))
+def test_a_killed_move_is_ended_by_the_next_run(photos, tmp_path, monkeypatch, place, call):
+    """Before a link, or between it and the removal of the old name."""
+    out = tmp_path / "out"
+    placements = planned(photos, out)
+    begin_moves(out, placements, photos)
+    calls, real = iter(range(10)), getattr(os, place)
+
+    def killed(*arguments):
+        if next(calls) == call:
+            raise Killed
+        real(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(os, place, killed)
+        sort_files(placements, "move")
+    assert finish_moves(out) == photos == finish_moves(out)
+    end_moves(out)
+    assert tree(out) == SORTED and not any(p.path.exists() for p in photos)
+    assert finish_moves(out) == []
+
+
+def test_a_move_that_was_interrupted_leaves_what_is_not_its_own(photos, tmp_path):
+    out = tmp_path / "out"
+    placements = planned(photos, out)
+    begin_moves(out, placements, photos)
+    write(out / "cat" / "1.png", "somebody's")
+    (out / "dog").mkdir()
+    (out / "dog" / "2.png").symlink_to(photos[2].path)  # which leads to the image itself
+    finish_moves(out)
+    assert photos[0].path.read_text() == "one" and photos[2].path.read_text() == "three"
+    assert (out / "cat" / "1.png").read_text() == "somebody's"
+
+
+def test_parts_of_copies_of_killed_processes_are_removed(photos, tmp_path):
+    left = write(tmp_path / "out" / "cat" / f".{2**22 + 1}.part")
+    sort(photos, tmp_path / "out", "copy")
+    assert not left.exists()

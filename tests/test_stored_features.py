@@ -20,6 +20,7 @@ from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json
 from src_py.stored_features import StoredFeatures
 from tests.conftest import write_image
+from tests.made_runs import write_data, write_stage
 
 CPU = torch.device("cpu")
 
@@ -102,12 +103,14 @@ def test_a_space_is_applied_to_views_as_to_images():
 def test_views_of_other_features_are_refused(tmp_path, monkeypatch, views):
     monkeypatch.chdir(tmp_path)
     files = RunFiles("mine")
-    files.checkpoints.mkdir(parents=True)
+    write_data(files)
     np.save(files.features, np.zeros((5, 3), np.float32))
+    write_stage(files, "extract_features")
     with pytest.raises(UserError, match="views"):
         StoredFeatures.load(files, CPU)
     np.save(files.views, views)
-    with pytest.raises(UserError, match="run again: python extract_features"):
+    write_stage(files, "extract_features")
+    with pytest.raises(UserError, match="again: python extract_features"):
         StoredFeatures.load(files, CPU)
 
 

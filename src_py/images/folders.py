@@ -9,6 +9,7 @@ import hashlib
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -112,16 +113,34 @@ def folder_files(root: Path, split: str) -> list[Path] | None:
     return None if folder is None else find_files(folder, IMAGE_EXTENSIONS)
 
 
-def listing(root: Path, paths: list[Path]) -> str:
-    """SHA-256 of the files' names and sizes: the same wherever the folder is."""
-    digest = hashlib.sha256()
+class FileState(NamedTuple):
+    """What tells a file from another one without reading it."""
+
+    name: str  # path relative to the root
+    size: int  # bytes; -1 when it is gone
+    modified: int  # ns
+
+
+def file_states(root: Path, paths: list[Path]) -> list[FileState]:
+    """Of the files `paths` below `root`, in order."""
+    states = []
     for path in paths:
         try:
-            size = path.stat().st_size
-        except OSError:  # removed since it was found
-            size = -1
-        digest.update(repr((path.relative_to(root).as_posix(), size)).encode())
-    return digest.hexdigest()
+            status = path.stat()
+            told = (status.st_size, status.st_mtime_ns)
+        except OSError:  # removed since it was found; decoding will say so
+            told = (-1, 0)
+        states.append(FileState(path.relative_to(root).as_posix(), *told))
+    return states
+
+
+def listing(states: list[FileState]) -> str:
+    """SHA-256 of the files' names and sizes: the same wherever the folder is."""
+    return _digest("\n".join(f"{state.name}\0{state.size}" for state in states))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 # --- reading them --------------------------------------------------------------------------------
@@ -149,14 +168,15 @@ def read_folder(
     paths = folder_files(root, split)
     if paths is None:
         return None
-    key = _cache_key(root, paths, image_size, channels)
+    states = file_states(root, paths)
+    key = _cache_key(states, image_size, channels)
     shape = (channels, image_size, image_size)
     found = _load_cache(cache_dir, split, key, shape, keep_pixels) if cache_dir else None
     if found is None:
         found = _read_files(root, paths, shape, show_progress, keep_pixels)
         if cache_dir is not None:
             _save_cache(cache_dir, split, key, found)
-    found.key, found.listing = key, listing(root, paths)
+    found.key, found.listing = key, listing(states)
     return found
 
 
@@ -216,18 +236,10 @@ def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
 # --- the cache -----------------------------------------------------------------------------------
 
 
-def _cache_key(root: Path, paths: list[Path], image_size: int, channels: int) -> str:
+def _cache_key(states: list[FileState], image_size: int, channels: int) -> str:
     """Changes when a file is added, removed, renamed or edited, or when decoding would differ."""
     settings = (CACHE_VERSION, image_size, channels, sorted(readable_extensions()))
-    digest = hashlib.sha256(repr(settings).encode())
-    for path in paths:
-        try:
-            status = path.stat()
-            state = (status.st_size, status.st_mtime_ns)
-        except OSError:  # removed since it was found; decoding will say so
-            state = None
-        digest.update(repr((path.relative_to(root).as_posix(), state)).encode())
-    return digest.hexdigest()
+    return _digest(repr((settings, [tuple(state) for state in states])))
 
 
 def _cache_files(cache_dir: Path, split: str) -> tuple[Path, Path, Path]:

@@ -79,11 +79,30 @@ class StreamedImages:
             collate_fn=_stack_or_say_why_not,
             pin_memory=on_cuda,
         )
-        for indices, images in zip(index_batches, decoded, strict=True):
+        for indices, images in zip(index_batches, _without_shortage(decoded), strict=True):
             if isinstance(images, str):
                 raise UserError(images)
             images = images.to(self.device, non_blocking=on_cuda)  # (B, S, S, C)
             yield indices.to(self.device), images.permute(0, 3, 1, 2).contiguous()
+
+
+def _without_shortage(decoded: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
+    """What the workers send; they do so through shared memory.
+
+    Raises:
+        UserError: when that is too small.
+    """
+    try:
+        yield from decoded
+    except (RuntimeError, OSError) as error:
+        said = str(error).casefold()
+        if not any(words in said for words in ("shared memory", "shm", "bus error")):
+            raise
+        raise UserError(
+            "the shared memory (/dev/shm) is too small for the batches that are decoded ahead: "
+            "give it more (docker run --shm-size 2g), lower --batch-size, or choose --loading "
+            "resident"
+        ) from None
 
 
 def _stack_or_say_why_not(images: list[Tensor | str]) -> Tensor | str:

@@ -1,5 +1,6 @@
 """Sorting images into a folder for each name. No file is ever overwritten or lost."""
 
+import contextlib
 import errno
 import filecmp
 import os
@@ -16,8 +17,12 @@ from tqdm import tqdm
 
 from src_py.clusters.names import comparable
 from src_py.output.prediction import Prediction
+from src_py.run import records
+from src_py.run.claim import is_over
+from src_py.run.files import read_record, write_record
 
 UNSURE = "unsure"  # the folder of images that no cluster is sure of
+MOVES_FILE = ".moves.json"  # in the folder of results, while images are moved
 LONGEST_NAME = 200  # bytes; file systems allow 255
 # Names that Windows keeps for devices, with or without an extension.
 DEVICES = frozenset({"con", "prn", "aux", "nul"}) | {
@@ -109,6 +114,7 @@ def sort_files(placements: list[Placement], method: str) -> Outcome:
     """
     outcome = Outcome()
     place = METHODS[method]
+    _clear_parts(placement.target.parent for placement in placements)
     for placement in tqdm(placements, desc=method, unit="img", disable=not sys.stderr.isatty()):
         if placement.present:
             outcome.present += 1
@@ -121,6 +127,64 @@ def sort_files(placements: list[Placement], method: str) -> Outcome:
             reason = error.strerror or str(error)
             outcome.failures.append(f"{placement.source} -> {placement.target}: {reason}")
     return outcome
+
+
+def begin_moves(
+    out: Path, placements: Iterable[Placement], predictions: Iterable[Prediction]
+) -> None:
+    """Writes down what is about to be moved, so that a killed move can be ended.
+
+    Args:
+        predictions: all that predictions.csv holds.
+    """
+    moves = [[os.path.abspath(p.source), str(p.target)] for p in placements if not p.present]
+    rows = [[str(p.path), *p[1:]] for p in predictions]
+    write_record(out / MOVES_FILE, {"moves": moves, "predictions": rows})
+
+
+def finish_moves(out: Path) -> list[Prediction]:
+    """Ends moves into `out` that were interrupted: no image stays in both places.
+
+    Returns:
+        what predictions.csv held then, which no folder holds any more; [] where none were.
+
+    Raises:
+        UserError: when what was written down is damaged.
+    """
+    remedy = f"delete it, and look whether images in {out} are still in their old place, too"
+    begun = read_record(out / MOVES_FILE, records.MOVES, remedy)
+    if begun is None:
+        return []
+    for source, target in begun["moves"]:
+        with contextlib.suppress(OSError):  # it may be sorted again
+            _finish_move(Path(source), Path(target))
+    return [Prediction(Path(path), *told) for path, *told in begun["predictions"]]
+
+
+def end_moves(out: Path) -> None:
+    """When all are moved, and predictions.csv holds them all."""
+    (out / MOVES_FILE).unlink(missing_ok=True)
+
+
+def _finish_move(source: Path, target: Path) -> None:
+    if not os.path.lexists(source):
+        return
+    if not os.path.lexists(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _move(source, target)
+    elif source.is_symlink() == target.is_symlink() and (
+        _same_file(source, target) or _same_content(source, target)
+    ):
+        source.unlink()
+
+
+def _clear_parts(folders: Iterable[Path]) -> None:
+    """Removes what killed processes have copied only in part."""
+    for folder in set(folders):
+        for part in folder.glob(".*.part"):
+            process = part.name.split(".")[1]
+            if process.isascii() and process.isdigit() and is_over(int(process), part):
+                part.unlink(missing_ok=True)
 
 
 def _placement(source: Path, folder: Path, taken: set[str]) -> Placement:

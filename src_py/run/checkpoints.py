@@ -137,9 +137,16 @@ def load_contrastive(path: Path) -> ContrastiveModel:
 
 
 def load_vocabulary(path: Path) -> Vocabulary | None:
-    """The words that the features of a pretext model in `path` can be compared with, if any."""
+    """The words that the features of a pretext model in `path` can be compared with, if any.
+
+    Raises:
+        UserError: when they are not as they must be.
+    """
     stored = load_checkpoint(path).get("vocabulary")
-    return None if stored is None else Vocabulary.from_dict(stored)
+    try:
+        return None if stored is None else Vocabulary.from_dict(stored)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} holds damaged words ({error}); make it again") from None
 
 
 def load_clustering(path: Path) -> tuple[ClusteringModel, dict]:

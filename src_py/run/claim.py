@@ -20,9 +20,9 @@ import filelock
 
 from src_py.run import records
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, read_record, write_record
+from src_py.run.files import LOG_ROOT, RunFiles, read_record, write_record
 
-LOCK, SWITCH_LOCK = ".lock", ".switch.lock"  # in ckp/<run>/: of hours, and of moments
+LOCKS = ".locks"  # in ckp/
 SWITCH_FILE = "switch.json"
 NEW = ".new."  # begins the names of files that wait for a switch
 TEMPORARY = re.compile(r"\..+\.(\d+)(\.\w+)?")  # of files.write_atomically; the number of a process
@@ -32,11 +32,12 @@ CHECKPOINTS_WRITTEN = 4  # as many as its largest one may a stage write until it
 
 Move = tuple[str, str]  # names in ckp/<run>/, from and to
 
-_held: dict[Path, filelock.BaseFileLock] = {}
+_held: dict[Path, filelock.BaseFileLock] = {}  # by the run's folder
 
 
 def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False) -> None:
-    """From now on, until this process ends, it alone writes the run's checkpoints and logs.
+    """From now on, until `release` or its end, this process alone writes the run's checkpoints and
+    logs.
 
     A run that does not exist is left to those who look for its files.
 
@@ -51,9 +52,9 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
         return
     for place in (files.checkpoints, files.logs):
         _require_writable(place)
-    path = (files.checkpoints / LOCK).resolve()
-    if path not in _held:
-        lock = filelock.FileLock(path, timeout=0)
+    folder_of_run = files.checkpoints.resolve()
+    if folder_of_run not in _held:
+        lock = filelock.FileLock(_lock_file(files, "stage"), timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -61,14 +62,24 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
                 f"run '{files.run}': another stage of it is at work: wait for it, or choose "
                 f"another --run"
             ) from None
-        if not _held:
-            atexit.register(_release)
-        _held[path] = lock
+        _held[folder_of_run] = lock
     settle(files)
     _clear(files)
     _remember(files, folder)
     largest = max((path.stat().st_size for path in files.checkpoints.glob("*.pt")), default=0)
     require_room(files, CHECKPOINTS_WRITTEN * largest)
+
+
+@atexit.register
+def release() -> None:
+    """Others may write what this process has claimed. A first stage that has failed early leaves
+    no empty folders."""
+    while _held:
+        folder, lock = _held.popitem()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+            (folder.parents[1] / LOG_ROOT / folder.name).rmdir()
+        lock.release()
 
 
 def require_room(files: RunFiles, wanted: int) -> None:
@@ -121,7 +132,7 @@ def editing(files: RunFiles) -> Iterator[None]:
     Raises:
         OSError: when the folder cannot be written to, or another process does not come to an end.
     """
-    with filelock.FileLock(files.checkpoints / SWITCH_LOCK, timeout=LONGEST_SWITCH):
+    with filelock.FileLock(_lock_file(files, "switch"), timeout=LONGEST_SWITCH):
         yield
 
 
@@ -132,6 +143,13 @@ def _remember(files: RunFiles, folder: Path | None) -> None:
     settled["settings"]["root"] = str(folder)
     write_record(files.data, settled)
     print(f"run '{files.run}': its images are in {folder} now", flush=True)
+
+
+def _lock_file(files: RunFiles, kind: str) -> Path:
+    """Beside the run's folder, which holds only what the run keeps."""
+    folder = files.checkpoints.parent / LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{files.run}.{kind}"
 
 
 def _complete(files: RunFiles) -> None:
@@ -167,12 +185,13 @@ def _clear(files: RunFiles) -> None:
         for path in folder.glob(".*"):
             found = TEMPORARY.fullmatch(path.name)
             waits = path.name.startswith(NEW)
-            if waits or (found and _is_over(int(found[1]), path)):
+            if waits or (found and is_over(int(found[1]), path)):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
-def _is_over(process: int, path: Path) -> bool:
+def is_over(process: int, path: Path) -> bool:
+    """Whether the process that was writing a temporary file is gone."""
     if os.name != "posix":
         return time.time() - path.stat().st_mtime > OLD_AGE
     try:
@@ -182,13 +201,3 @@ def _is_over(process: int, path: Path) -> bool:
     except (OSError, OverflowError):  # it is somebody else's
         return False
     return False
-
-
-def _release() -> None:
-    """At the end; a first stage that has failed early leaves no empty folders."""
-    for path, lock in _held.items():
-        with contextlib.suppress(OSError):
-            folder = path.parent
-            if {entry.name for entry in folder.iterdir()} <= {LOCK, SWITCH_LOCK}:
-                shutil.rmtree(folder)
-            lock.release()

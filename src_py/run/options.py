@@ -61,7 +61,10 @@ def run_script(
                 if config.show_config:
                     print(*show_config(config, origins), sep="\n")
                     return
-                main(config)
+                try:
+                    main(config)
+                finally:
+                    _release()
         except KeyboardInterrupt as interrupt:
             _end_interrupted(script, config_class, interrupt)
         except Exception as error:
@@ -86,6 +89,13 @@ def _end_interrupted(
     what = "ended by SIGTERM" if by_signal else "interrupted"
     print(f"{script}.py: {what}; {_how_to_go_on(script, config_class)}", file=sys.stderr)
     sys.exit(143 if by_signal else 130)
+
+
+def _release() -> None:
+    """Of the run: where a notebook runs the script, its process goes on."""
+    from src_py.run.claim import release  # which --help need not wait for
+
+    release()
 
 
 def _how_to_go_on(script: str, config_class: type[ScriptConfig]) -> str:
@@ -255,12 +265,12 @@ def _difference(files: RunFiles, settled: dict[str, Any], folder: Path) -> str:
         return "and the set is not one of files"
     if not folder.is_dir():
         return "which is not there"
-    from src_py.images.folders import folder_files, listing
+    from src_py.images.folders import file_states, folder_files, listing
 
     paths = folder_files(folder, "train") or []
     mined = files.record("extract_features") or {}
     states = [settled["images"], *([mined["images"]] if "images" in mined else [])]
-    if listing(folder, paths) in (state["listing"] for state in states):
+    if listing(file_states(folder, paths)) in (state["listing"] for state in states):
         return ""
     counts = " or ".join(dict.fromkeys(str(state["count"]) for state in states))
     return f"whose {len(paths)} image files are not those {counts}, by their names and sizes"

@@ -83,6 +83,16 @@ def is_digest(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
+def is_prediction(value: object) -> bool:
+    """[path, cluster, name, confidence]"""
+    checks = (is_text, is_count, is_text, is_number)
+    return (
+        isinstance(value, list)
+        and len(value) == len(checks)
+        and all(check(each) for check, each in zip(checks, value, strict=True))
+    )
+
+
 def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -182,6 +192,7 @@ CACHE = Schema(
         "pixels": is_text,
     }
 )
+MOVES = Schema({"moves": list_of(list_of(is_text)), "predictions": list_of(is_prediction)})
 SWITCH = Schema({"moves": list_of(list_of(is_text)), "removed": list_of(is_text)})
 
 
