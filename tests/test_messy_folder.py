@@ -92,7 +92,7 @@ def test_a_messy_folder_of_forty_images_is_reported_and_trained_on(run_script, m
             )
         ]
         skipped = read_rows(tmp_path / "ckp" / loading / "skipped.csv")
-        assert [row["path"] for row in skipped] == messy.unreadable
+        assert [row["path"] for row in skipped] == messy.unreadable + messy.left_out
         assert all(row["reason"] for row in skipped)
     report = "\n".join(told["resident"])
     assert told["resident"] == told["streamed"]
@@ -104,7 +104,9 @@ def test_a_messy_folder_of_forty_images_is_reported_and_trained_on(run_script, m
         "1 16-bit grey",
         "1 CMYK",
         "2 exact and 2 near duplicates of other images, listed in ckp/RUN/duplicates.csv",
-        f"{len(messy.unreadable)} unreadable files skipped, listed in ckp/RUN/skipped.csv",
+        "images: not read: 2 (a link that leads nowhere), 1 (.psd files are not read), 1 (not a "
+        f"regular file), {len(messy.unreadable)} unreadable files skipped, listed in ckp/RUN/",
+        "images: 1 files are no pictures, by extension: 1 .txt",
     ):
         assert part in report
     assert sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*")) == before
