@@ -24,7 +24,12 @@ def main(config: ExtractFeaturesConfig) -> None:
     from src_py.feature_space import condition
     from src_py.images.run_images import load_settings, open_train
     from src_py.inference import gathered, infer, infer_views
-    from src_py.neighbors import find_neighbors, neighbor_statistics
+    from src_py.neighbors import (
+        are_all_alike,
+        find_neighbors,
+        neighbor_statistics,
+        with_directions,
+    )
     from src_py.run.checkpoints import load_contrastive
     from src_py.run.files import hashes, recorded, write_array, write_json, write_table
     from src_py.run.hardware import choose_hardware
@@ -55,6 +60,11 @@ def main(config: ExtractFeaturesConfig) -> None:
         features = gathered(batches, len(images.names), "features")  # (N, D)
         files.views.unlink(missing_ok=True)
     print(f"features: {features.shape[0]} x {features.shape[1]}")
+    if are_all_alike(features.numpy()):
+        raise UserError(
+            f"all {len(features)} images look the same to the network, so that nothing can be "
+            "clustered: look at the images, or train the pretext for more epochs"
+        )
 
     searched = features
     if config.features == "projection":
@@ -63,7 +73,9 @@ def main(config: ExtractFeaturesConfig) -> None:
         with torch.no_grad():
             searched = model.projection_head.cpu()(features)  # (N, 128)
     searched = condition(searched, config.components)
-    neighbors, similarity = find_neighbors(searched.numpy(), config.neighbors)  # (N, k)
+    neighbors, similarity = find_neighbors(
+        with_directions(searched.numpy()), config.neighbors
+    )  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 

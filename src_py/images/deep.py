@@ -66,9 +66,10 @@ class DeepImage:
         """Settles what is black and white, by a sample of the pixels."""
         assert self.sort is not None, "images of 8 bits have no range"
         step = int(max(1, (self._image.width * self._image.height / MOST_LOOKED_AT) ** 0.5))
-        sample = np.concatenate(
-            [self._values(box)[:, ::step].ravel() for box in _rows(self._image.size, step)]
-        )
+        width, height = self._image.size
+        rows = step * max(1, MOST_LOOKED_AT // (step * width))  # at a time
+        parts = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+        sample = np.concatenate([self._values(part)[::step, ::step].ravel() for part in parts])
         self._unknown = no_values(sample)
         if self._declared is not None:
             self._unknown.append(self._declared)
@@ -90,14 +91,6 @@ class DeepImage:
             lower = np.asarray(self._lower.crop(box))[..., :3]
             return values[..., :3].astype(np.uint16) << 8 | lower
         return values.view(np.uint32) if self._unsigned else values
-
-
-def _rows(size: tuple[int, int], step: int) -> list[Box]:
-    """Every `step`-th row of pixels."""
-    width, height = size
-    if step == 1:
-        return [(0, 0, width, height)]
-    return [(0, top, width, top + 1) for top in range(0, height, step)]
 
 
 def _tiles_of_bytes(image: ImageFile) -> tuple[list[_Tile], list[_Tile]] | None:

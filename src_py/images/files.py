@@ -238,7 +238,9 @@ def _parts(width: int, height: int, factor: int) -> Iterator[tuple[int, int]]:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """An image of 8 bits per channel on white."""
+    """An image of 8 bits per channel on white, of a mode that Pillow makes both L and RGB of."""
+    if image.mode in ("LAB", "HSV"):
+        return image.convert("RGB")
     if not image.has_transparency_data:
         return image
     rgba = image.convert("RGBA")

@@ -98,7 +98,7 @@ HEALTH = {
     "largest": "images in the largest",
     "confidence": "mean confidence",
     "confident_fraction": "share above 0.99",
-    "entropy": "balance (1 is even)",
+    "balance": "balance (1 is even)",
 }
 
 
@@ -167,7 +167,21 @@ class ModelCard:
             "  Computed in float32; predict.py may use bfloat16 and differ by its rounding.\n\n"
             "An image is turned upright by its EXIF data, put on white where it is transparent,\n"
             f"cut to its largest centred square, and resized to {size} x {size} px with an\n"
-            "antialiased bicubic filter. 16-bit pixels are scaled to 0 to 255 first."
+            f"antialiased bicubic filter. {self._ranges()}"
+        )
+
+    def _ranges(self) -> str:
+        """How numbers of more than 8 bits become grey levels."""
+        ranges = self._settings.get("ranges") or {}
+        told = [f"{sort} from {low:.6g} to {high:.6g}" for sort, (low, high) in ranges.items()]
+        if not told:
+            return (
+                "Numbers of more than 8 bits become 0 to\n255 first, by the range of each image: "
+                "none were trained on."
+            )
+        return (
+            f"Numbers of more than 8 bits become 0 to\n255 first: {', '.join(told)}\n"
+            "(the range of the training images); values outside are black or white."
         )
 
     def _calls(self) -> str:
@@ -231,6 +245,7 @@ class ModelCard:
         rows = [
             (title, *(_score(summary[key]) for summary in health.values()))
             for key, title in HEALTH.items()
+            if all(key in summary for summary in health.values())  # files of before lack some
         ]
         parts = ["Without labels:", _table(("", *health), rows)]
         if "mapping" in result:
