@@ -72,10 +72,8 @@ def main(config: ExtractFeaturesConfig) -> None:
             raise UserError("--features projection: --init without --fine-tune trains none")
         with torch.no_grad():
             searched = model.projection_head.cpu()(features)  # (N, 128)
-    searched = condition(searched, config.components)
-    neighbors, similarity = find_neighbors(
-        with_directions(searched.numpy()), config.neighbors
-    )  # (N, k)
+    compared = with_directions(condition(searched, config.components).numpy())
+    neighbors, similarity = find_neighbors(compared, config.neighbors)  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 

@@ -17,7 +17,12 @@ from configs.config_simclr import SimCLRConfig
 from configs.presets import Preset
 from src_py.datasets import choose_image_size, load_images, needed_root
 from src_py.images.decoding import Skipped
-from src_py.images.folders import NoReadableImage, folder_files, what_is_left_out
+from src_py.images.folders import (
+    NoReadableImage,
+    folder_files,
+    split_folder,
+    what_is_left_out,
+)
 from src_py.images.image_set import DataSettings, ImageSet
 from src_py.images.loaders import (
     ImageLoader,
@@ -321,6 +326,10 @@ def _report(files: RunFiles, settings: DataSettings, opened: OpenedImages) -> No
 def _report_files(files: RunFiles, root: Path, read: ImageSet, facts: np.ndarray) -> None:
     """What was found in a folder. Both tables are written even when empty: an earlier start may
     have left others."""
+    train, test = split_folder(root, "train"), split_folder(root, "test")
+    if train is not None and train != root:
+        scored = "" if test is None else f", {test.name}/ is kept for scores"
+        print(f"images: divided: trained on {train.name}/{scored}")
     for line in describe_files(facts):
         print(f"images: as found: {line}")
     for line in describe_ranges(read.ranges, read.dark):

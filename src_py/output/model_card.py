@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from src_py.clusters.names import ClusterNames
+from src_py.images.ranges import FLOAT, INTEGER
 from src_py.output.export import INPUT, METADATA_FILE, OPSET, OUTPUT
 from src_py.run.checkpoints import load_checkpoint
 from src_py.run.files import FREE_OPTIONS, RunFiles, read_json, sha256
@@ -27,7 +28,7 @@ def read_square(path):
     with Image.open(path) as image:
         image.draft(None, (2 * SIZE, 2 * SIZE))  # decodes large JPEG files faster
         image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
+{deep}    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB").convert(MODE)
@@ -37,6 +38,13 @@ def read_square(path):
     image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.array(image).reshape(1, SIZE, SIZE, -1).transpose(0, 3, 1, 2)
 '''
+
+READ_DEEP = """\
+    if {condition}:  # numbers of more than 8 bits
+        values = (np.nan_to_num(np.asarray(image, np.float64)) - {low:g}) / ({high:g} - {low:g})
+        image = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+"""
+DEEP_MODES = {INTEGER: 'image.mode.startswith("I")', FLOAT: 'image.mode == "F"'}
 
 CALL_ONNX = """
 import json
@@ -187,7 +195,13 @@ class ModelCard:
     def _calls(self) -> str:
         size, channels = self._settings["image_size"], self._settings["channels"]
         mode = "RGB" if channels == 3 else "L"
-        blocks = [READ_SQUARE.format(size=size, mode=mode, channels=channels)]
+        ranges = self._settings.get("ranges") or {}
+        deep = "".join(
+            READ_DEEP.format(condition=condition, low=ranges[sort][0], high=ranges[sort][1])
+            for sort, condition in DEEP_MODES.items()
+            if sort in ranges
+        )
+        blocks = [READ_SQUARE.format(size=size, mode=mode, channels=channels, deep=deep)]
         terms = {"input": INPUT, "output": OUTPUT, "metadata": METADATA_FILE}
         calls = {".onnx": CALL_ONNX, ".pt2": CALL_PT2}
         blocks += [calls[path.suffix].format(file=path.name, **terms) for path in self.exported]
