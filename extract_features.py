@@ -54,11 +54,11 @@ def main(config: ExtractFeaturesConfig) -> None:
         batches = infer_views(backbone, *seen, shown, generator)
         every = gathered(batches, len(images.names), "features")  # (N, 1 + V, D)
         features = every[:, 0].contiguous()
-        write_array(files.views, every[:, 1:].half().numpy())
+        views = every[:, 1:].half().numpy()  # (N, V, D)
     else:
         batches = infer(backbone, *seen)
         features = gathered(batches, len(images.names), "features")  # (N, D)
-        files.views.unlink(missing_ok=True)
+        views = None
     print(f"features: {features.shape[0]} x {features.shape[1]}")
     if are_all_alike(features.numpy()):
         raise UserError(
@@ -77,6 +77,10 @@ def main(config: ExtractFeaturesConfig) -> None:
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 
+    if views is None:
+        files.views.unlink(missing_ok=True)
+    else:
+        write_array(files.views, views)
     write_array(files.features, features.numpy())
     write_array(files.neighbors, neighbors.astype(np.int64))
     write_table(files.rows, ("row", "path"), enumerate(images.names))
