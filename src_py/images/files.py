@@ -1,5 +1,6 @@
 """From image files of any kind to uint8 arrays: decoding them, fitting a square."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -174,7 +175,7 @@ def _decode(
             turn = None
             with suppress(Exception):
                 turn = TURNS.get(image.getexif()[ExifTags.Base.Orientation])
-            cut = image.crop if deep.sort is None else deep.part
+            cut = functools.partial(_part, image) if deep.sort is None else deep.part
             flat = _flat(image, cut, mode, _reduction(image.size, at_least))
             return (flat if turn is None else flat.transpose(turn)), header
 
@@ -228,6 +229,11 @@ def _flat(
         part = _opaque(cut((0, top, width, bottom))).convert(mode)
         flat.paste(part.reduce(factor), (0, top // factor))
     return flat
+
+
+def _part(image: Image.Image, box: Box) -> Image.Image:
+    """A part of a decoded image; all of it as it is, without a copy."""
+    return image if box == (0, 0, *image.size) else image.crop(box)
 
 
 def _parts(width: int, height: int, factor: int) -> Iterator[tuple[int, int]]:

@@ -104,7 +104,7 @@ def load_pixels(image: ImageFile) -> None:
 
 
 def _open(path: Path) -> ImageFile:
-    if stat.S_ISFIFO(path.stat().st_mode):
+    if stat.S_ISFIFO(os.stat(path).st_mode):
         raise Damaged("not a regular file")  # to open a pipe is to wait for its writer
     try:
         image = Image.open(path, formats=readable_formats())
@@ -163,9 +163,7 @@ def _with_an_end(image: JpegImageFile) -> JpegImageFile:
     and Pillow refuses the whole picture."""
     file = image.fp
     assert file is not None, "it has just been opened"
-    file.seek(0, io.SEEK_END)
-    file.seek(max(0, file.tell() - PADDING))
-    if not any(file.read()):
+    if not any(_last_bytes(file)):
         file.seek(0)
         content = file.read()
         if not _end_of_picture(content):
@@ -179,6 +177,17 @@ def _with_an_end(image: JpegImageFile) -> JpegImageFile:
 
     image.load_read = read_or_end  # type: ignore[method-assign]
     return image
+
+
+def _last_bytes(file: IO[bytes]) -> bytes:
+    """The last PADDING bytes; where the system can, without moving in the file, whose beginning
+    would have to be read again."""
+    if hasattr(os, "pread"):
+        start = os.fstat(file.fileno()).st_size - PADDING
+        return os.pread(file.fileno(), PADDING, max(0, start))
+    file.seek(0, io.SEEK_END)
+    file.seek(max(0, file.tell() - PADDING))
+    return file.read()
 
 
 def _content(source: Path | IO[bytes] | None) -> bytes:
@@ -202,7 +211,7 @@ def _require_whole(image: JpegImageFile, content: Callable[[], bytes]) -> None:
             raise Damaged("damaged: the finer part of the picture is missing")
         return
     last = image.getpixel((image.width - 1, image.height - 1))
-    if not np.isin(np.array(last), UNCODED_GREY).all():
+    if not all(value in UNCODED_GREY for value in (last if isinstance(last, tuple) else [last])):
         return
     uncoded = np.isin(np.asarray(image), UNCODED_GREY)
     missing = float(uncoded.reshape(image.height, image.width, -1).all(2).mean())
