@@ -24,7 +24,12 @@ def main(config: ExtractFeaturesConfig) -> None:
     from src_py.feature_space import condition
     from src_py.images.run_images import image_state, load_settings, open_train
     from src_py.inference import gathered, infer, infer_views
-    from src_py.neighbors import find_neighbors, neighbor_statistics
+    from src_py.neighbors import (
+        are_all_alike,
+        find_neighbors,
+        neighbor_statistics,
+        with_directions,
+    )
     from src_py.run.checkpoints import load_contrastive
     from src_py.run.claim import claim, new, require_room, switch
     from src_py.run.csv_tables import write_table
@@ -61,6 +66,11 @@ def main(config: ExtractFeaturesConfig) -> None:
         batches = infer(backbone, *seen)
         features = gathered(batches, len(images.names), "features")  # (N, D)
     print(f"features: {features.shape[0]} x {features.shape[1]}")
+    if are_all_alike(features.numpy()):
+        raise UserError(
+            f"all {len(features)} images look the same to the network, so that nothing can be "
+            "clustered: look at the images, or train the pretext for more epochs"
+        )
 
     searched = features
     if config.features == "projection":
@@ -68,8 +78,8 @@ def main(config: ExtractFeaturesConfig) -> None:
             raise UserError("--features projection: --init without --fine-tune trains none")
         with torch.no_grad():
             searched = model.projection_head.cpu()(features)  # (N, 128)
-    searched = condition(searched, config.components)
-    neighbors, similarity = find_neighbors(searched.numpy(), config.neighbors)  # (N, k)
+    compared = with_directions(condition(searched, config.components).numpy())
+    neighbors, similarity = find_neighbors(compared, config.neighbors)  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 

@@ -36,7 +36,7 @@ def main(config: PredictConfig) -> None:
     from src_py.images.run_images import load_settings
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
-    from src_py.output.prediction import classify_files, open_classifier
+    from src_py.output.prediction import classify_files, list_left_out, open_classifier
     from src_py.output.sorting import end_moves, finish_moves
     from src_py.run.csv_tables import write_table
     from src_py.run.errors import UserError
@@ -63,6 +63,7 @@ def main(config: PredictConfig) -> None:
     shown = GalleryImages() if config.gallery else None
     given = corrections.of_files(paths, load_settings(files, config.data).folder)
     predictions, skipped = classify_files(paths, classifier, cluster_names, shown, given)
+    skipped += list_left_out(config.paths, out)
     write_table(out / "skipped.csv", ("path", "reason"), skipped)
     if not predictions:
         told = none_readable(", ".join(map(str, config.paths)), skipped)
@@ -75,7 +76,7 @@ def main(config: PredictConfig) -> None:
     if corrected := sum(prediction.path in given for prediction in predictions):
         print(f"{corrected} of them as {files.corrections} says")
     if skipped:
-        print(f"{out / 'skipped.csv'}: {len(skipped)} unreadable files")
+        print(f"{out / 'skipped.csv'}: {len(skipped)} files not read")
     if shown is not None:
         shown.write(out / "gallery.html", config.run, cluster_names)
         print(f"{out / 'gallery.html'}: open it in a browser, and name the clusters")

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src_py.images.files import UnreadableImage, fit_square, read_shorter_side
+from src_py.images.files import fit_square, read_shorter_side
 from src_py.images.folders import read_folder
 from src_py.images.image_set import ImageSet
+from src_py.images.opening import UnreadableImage
+from src_py.images.ranges import Ranges
 from src_py.run.errors import UserError
 
 SOURCES = ("digits", "folder", "cifar10", "cifar20", "stl10", "mnist", "fashion_mnist")
@@ -35,6 +37,7 @@ def load_images(
     cache_dir: Path | None = None,
     show_progress: bool = False,
     keep_pixels: bool = True,
+    ranges: Ranges | None = None,
 ) -> ImageSet | None:
     """All images of one split, or None where the source has no such split.
 
@@ -44,6 +47,7 @@ def load_images(
         image_size: side in px.
         cache_dir: where what was read of a folder is kept for the next stage.
         keep_pixels: False for a folder that is too large to be kept decoded.
+        ranges: of a folder's numbers of more than 8 bits; None finds them.
 
     Raises:
         UserError: for an unknown source, a missing or empty folder, or a failed download.
@@ -58,7 +62,7 @@ def load_images(
         return _load_digits(split, image_size, channels)
     root = needed_root(source, root)
     if source == "folder":
-        arguments = (split, image_size, channels, cache_dir, show_progress, keep_pixels)
+        arguments = (split, image_size, channels, cache_dir, show_progress, keep_pixels, ranges)
         return read_folder(root, *arguments)
     return _load_named_set(source, root, split, image_size, channels)
 

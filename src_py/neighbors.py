@@ -25,6 +25,7 @@ RECALL_SAMPLE = 500  # rows
 # end of a row be decided here, by similarity and then by index.
 SURPLUS = 8
 BLOCK_BYTES = 64 * 2**20  # of features gathered at a time
+SAME_DIRECTION = 1e-6  # largest difference of any coordinate, at length 1
 DUPLICATE = 1 - 1e-6  # cosine similarity above which two rows count as the same
 
 
@@ -47,6 +48,23 @@ def l2_normalize(features: np.ndarray) -> np.ndarray:
     unit = (features / largest[:, None]).astype(np.float32, copy=False)
     unit /= np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
     return unit
+
+
+def with_directions(features: np.ndarray) -> np.ndarray:
+    """(N, D) features, of which those that are all zero get a direction of their own.
+
+    A picture that a network answers with zeros only, such as a black one, is like others of that
+    kind and unlike the rest. Without such rows the features are given back as they are, else with
+    one more column: (N, D + 1).
+    """
+    zero = ~features.any(axis=1)  # (N,)
+    return np.column_stack([features, zero.astype(features.dtype)]) if zero.any() else features
+
+
+def are_all_alike(features: np.ndarray) -> bool:
+    """Whether (N, D) features have one direction, so that nothing tells the images apart."""
+    unit = l2_normalize(with_directions(features))
+    return bool(np.ptp(unit, axis=0).max() < SAME_DIRECTION)
 
 
 def find_neighbors(

@@ -18,6 +18,7 @@ class MessyFolder:
 
     readable: list[str]  # in the order of the rows
     unreadable: list[str]
+    left_out: list[str]  # pictures that are named and not opened
     exact: dict[str, str]  # byte for byte: path -> the same image earlier in the order
     near: dict[str, str]  # resized or encoded anew: path -> the same image earlier in the order
 
@@ -51,11 +52,15 @@ def make_messy_folder(root: Path, images: int = 60) -> MessyFolder:
     exact, near = _add_duplicates(root)
     unreadable = _add_damage(root)
     _add_what_is_no_image(root)
-    readable += _add_links(root)
+    readable += ["no extension", *_add_links(root)]
     (root / "read only").chmod(0o555)
     readable += [*exact, *near]
     return MessyFolder(
-        sorted(readable, key=lambda name: Path(name).parts), sorted(unreadable), exact, near
+        sorted(readable, key=lambda name: Path(name).parts),
+        sorted(unreadable),
+        ["dangling.jpg", "drawing.psd", "itself.png", "pipe.jpg"],
+        exact,
+        near,
     )
 
 
@@ -148,8 +153,9 @@ def _tiff_without_pixels() -> bytes:
 
 
 def _add_what_is_no_image(root: Path) -> None:
-    """Files that must be passed over without a word."""
+    """Files that are no pictures, or hidden; and a picture that only its content tells."""
     (root / "notes.txt").write_text("not an image, and does not claim it")
+    (root / "drawing.psd").write_bytes(b"8BPS")
     (root / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (root / "._00000.jpg").write_bytes(b"\0\5\x16\7")  # macOS resource fork
     (root / ".thumbnails").mkdir()

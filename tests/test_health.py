@@ -45,3 +45,9 @@ def test_too_few_labels_are_said():
 def test_a_cluster_that_is_about_to_go_is_said():
     health = ClusterHealth(0.9, alive=10, clusters=10, smallest=0.01, largest=0.2)
     assert set(health.warnings("selflabel")) == {"small"}
+
+
+def test_the_same_undecided_answer_for_all_is_not_even():
+    health = health_of(torch.zeros(1, 8, 4))
+    assert (health.alive, health.entropy) == (1, 0)
+    assert {"empty", "large", "entropy"} == set(health.warnings("scan"))

@@ -11,16 +11,16 @@ from PIL import Image
 
 from src_py.images import files as image_files
 from src_py.images.files import (
-    UnreadableImage,
-    find_images,
     fit_square,
     read_image,
     read_shorter_side,
     read_square,
     read_square_and_header,
-    readable_extensions,
     shrink,
 )
+from src_py.images.finding import find_images
+from src_py.images.kinds import readable_extensions
+from src_py.images.opening import UnreadableImage
 from tests.messy import bomb
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
@@ -92,7 +93,7 @@ def test_a_messy_folder_of_forty_images_is_reported_and_trained_on(run_script, m
             )
         ]
         skipped = read_rows(tmp_path / "ckp" / loading / "skipped.csv")
-        assert [row["path"] for row in skipped] == messy.unreadable
+        assert [row["path"] for row in skipped] == messy.unreadable + messy.left_out
         assert all(row["reason"] for row in skipped)
     report = "\n".join(told["resident"])
     assert told["resident"] == told["streamed"]
@@ -104,7 +105,9 @@ def test_a_messy_folder_of_forty_images_is_reported_and_trained_on(run_script, m
         "1 16-bit grey",
         "1 CMYK",
         "2 exact and 2 near duplicates of other images, listed in ckp/RUN/duplicates.csv",
-        f"{len(messy.unreadable)} unreadable files skipped, listed in ckp/RUN/skipped.csv",
+        "images: not read: 2 (a link that leads nowhere), 1 (.psd files are not read), 1 (not a "
+        f"regular file), {len(messy.unreadable)} unreadable files skipped, listed in ckp/RUN/",
+        "images: 1 files are no pictures, by extension: 1 .txt",
     ):
         assert part in report
     assert sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*")) == before
@@ -208,3 +211,19 @@ def test_a_full_disk_ends_the_first_stage_before_decoding(photo_folder, free):
         with pytest.raises(UserError, match=f"writes up to {size} MB there, and 0 MB are free"):
             settle(photo_folder, loading=loading, image_size=2000)
     assert not Path("ckp").exists()
+
+
+# --- images that are all alike -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (10, 200, 90)])
+def test_images_that_all_look_the_same_end_in_one_line(run_script, tmp_path, colour):
+    (tmp_path / "same").mkdir()
+    for number in range(40):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "same" / f"{number}.png")
+    run_script("simclr.py", "--data", "same", "--run", "mine", *QUICK)
+    mining = ("--run", "mine", "--device", "cpu")
+    done = run_script("extract_features.py", *mining, status=2)
+    assert "all 40 images look the same to the network" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "ckp/mine/features.npy").exists()

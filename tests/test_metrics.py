@@ -13,6 +13,7 @@ from PIL import Image
 
 from src_py.scoring import metrics
 from src_py.scoring.metrics import (
+    cluster_balance,
     cluster_summary,
     contingency,
     hungarian_accuracy,
@@ -303,3 +304,10 @@ def test_confusion_picture(tmp_path, classes, clusters):
 def test_matplotlib_is_loaded_only_for_a_picture():
     program = f"import sys, {metrics.__name__}; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_balance_is_that_of_the_sizes_however_undecided_the_rows():
+    assert cluster_balance(np.full((7, 4), 0.25)) == 0
+    assert cluster_balance(np.eye(4)) == pytest.approx(1)
+    assert cluster_balance(np.eye(4)[[0, 0, 1, 1]]) == pytest.approx(0.5)
+    assert cluster_balance(np.ones((3, 1))) == 1

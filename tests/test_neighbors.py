@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src_py import neighbors as module
-from src_py.neighbors import find_neighbors, l2_normalize, neighbor_recall, neighbor_statistics
+from src_py.neighbors import (
+    are_all_alike,
+    find_neighbors,
+    l2_normalize,
+    neighbor_recall,
+    neighbor_statistics,
+    with_directions,
+)
 
 
 def gaussian(rows, width, seed=0):
@@ -261,3 +268,21 @@ def test_statistics_equal_a_loop():
 def test_statistics_name_wrong_shapes():
     with pytest.raises(ValueError, match="one shape"):
         neighbor_statistics(np.zeros((3, 2), np.int64), np.zeros((3, 3), np.float32))
+
+
+def test_rows_without_a_direction_are_neighbors_of_each_other():
+    features = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    assert with_directions(features) is features
+    features[[3, 7, 11]] = 0
+    neighbors, similarity = find_neighbors(with_directions(features), 2)
+    assert set(neighbors[3]) == {7, 11} and similarity[3] == pytest.approx(1)
+    others = np.delete(np.arange(20), [3, 7, 11])
+    expected, _ = find_neighbors(features[others], 2)
+    np.testing.assert_array_equal(neighbors[others], others[expected])
+
+
+def test_features_of_one_direction_are_all_alike():
+    features = np.outer(np.arange(1, 9), [3.0, 4.0])
+    assert are_all_alike(features) and are_all_alike(np.zeros((5, 3)))
+    features[2, 0] += 1
+    assert not are_all_alike(features)

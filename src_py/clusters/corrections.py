@@ -146,11 +146,11 @@ def second_half(features: np.ndarray, rows: np.ndarray, seed: int = 0) -> np.nda
         UserError: when the images cannot be told apart.
     """
     from src_py.clusters.kmeans import kmeans_centers
-    from src_py.neighbors import l2_normalize
+    from src_py.neighbors import l2_normalize, with_directions
 
     if len(rows) < 2:
         raise UserError("a cluster needs two images to be split")
-    unit = l2_normalize(np.asarray(features[rows]))
+    unit = l2_normalize(with_directions(np.asarray(features[rows])))
     if np.ptp(unit, axis=0).max() < 1e-6:
         raise UserError("the images of this cluster are all alike: it cannot be split")
     first, second = kmeans_centers(unit, 2, seed, SPLIT_ITERATIONS, SPLIT_STARTS)

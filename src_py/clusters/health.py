@@ -21,7 +21,8 @@ class ClusterHealth:
     """One epoch of one head.
 
     Attributes:
-        entropy: of the batches' mean predictions, as a share of its maximum, log C.
+        entropy: of the batches' mean predictions, as a share of its maximum, log C; no more than
+            the clusters that got an image allow.
         alive: clusters that got an image.
         clusters: C.
         smallest, largest: shares of the images.
@@ -103,9 +104,12 @@ class ClusterCounts:
     def health(self, head: int = 0, reliable: float | None = None) -> ClusterHealth:
         """What the predictions of one head say."""
         shares = (self.counts[head] / self.counts[head].sum()).tolist()
+        alive = sum(share > 0 for share in shares)
+        # Where all images get the same undecided answer, its mean is even and the clusters are not.
+        entropy = min(float(self.entropy[head]) / self.batches, math.log(alive))
         return ClusterHealth(
-            entropy=float(self.entropy[head]) / self.batches / math.log(len(shares)),
-            alive=sum(share > 0 for share in shares),
+            entropy=entropy / math.log(len(shares)),
+            alive=alive,
             clusters=len(shares),
             smallest=min(shares),
             largest=max(shares),

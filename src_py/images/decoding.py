@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from src_py.images.files import UnreadableImage
+from src_py.images.opening import UnreadableImage
 from src_py.run.hardware import available_cores
 
 Skipped = list[tuple[str, str]]  # path and reason of the files that cannot be read

@@ -1,41 +1,49 @@
-"""From image files of any kind to uint8 arrays: finding them, decoding them, fitting a square."""
+"""From image files of any kind to uint8 arrays: decoding them, fitting a square."""
 
-import contextlib
 import functools
-import os
-import warnings
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pillow_heif
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
-# fmt: off
-IMAGE_EXTENSIONS = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
-    ".avif", ".heic", ".heif",
-})
-# A closed list: Pillow's other plugins include some that run outside programs (EPS).
-# An image under a wrong extension is still read, as long as it is one of these.
-FORMATS = (
-    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM",
+from src_py.images.deep import Box, DeepImage
+from src_py.images.finding import find_images
+from src_py.images.memory import ByteBudget, decoding_limit
+from src_py.images.opening import (
+    PIXEL_LIMIT,
+    TooManyPixels,
+    UnreadableImage,
+    load_pixels,
+    use_image,
 )
-# fmt: on
+from src_py.images.ranges import ChooseRange, own_range
 
 SMALL_SIDE = 64  # px; where images up to this side are grey, they are mostly signs, not photographs
 GREY_TOLERANCE = 8  # levels that the channels of a grey JPEG may differ by
 LOOKED_AT = 100  # images of a folder
+PART_PIXELS = 2**20  # of an image, that are converted at a time
+LARGE_PIXELS = 2**24  # of an image, that is reduced before anything else
+EIGHTH = 8  # the smallest part of its sides that a JPEG can be decoded at
+# Bytes of a pixel: as Pillow keeps it, and what decoders take besides.
+STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
+DECODER_BYTES = {"WEBP": 8, "AVIF": 12, "HEIF": 8, "JPEG2000": 16, "GIF": 8, "ICO": 8, "PPM": 4}
+COEFFICIENT_BYTES = 6  # a progressive JPEG's, of each pixel of its full size
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-# One odd EXIF block in a hundred would otherwise bury a run's own messages.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-pillow_heif.register_heif_opener()  # which also turns images upright as the file tells
-
-
-class UnreadableImage(Exception):
-    """A file that cannot be decoded. The message is the reason, in one line."""
+budget = ByteBudget(decoding_limit())  # of this process; workers set their own
 
 
 class ImageHeader(NamedTuple):
@@ -46,93 +54,43 @@ class ImageHeader(NamedTuple):
     mode: str  # kind of pixels, by Pillow's name: 'RGB', 'L', 'P', 'CMYK', 'I;16', ...
 
 
-@functools.cache
-def _readable_formats() -> tuple[str, ...]:
-    """The entries of FORMATS that this installation of Pillow can open."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-@functools.cache
-def readable_extensions() -> frozenset[str]:
-    """The entries of IMAGE_EXTENSIONS that this installation of Pillow can open."""
-    return IMAGE_EXTENSIONS - (set() if features.check("avif") else {".avif"})
-
-
-def find_images(root: Path) -> list[Path]:
-    """Every readable kind of image below `root`, sorted by path relative to it."""
-    return find_files(root, readable_extensions())
-
-
-def find_files(root: Path, extensions: frozenset[str]) -> list[Path]:
-    """Every file that walk_files finds below `root`, sorted by path relative to it."""
-    return sorted(walk_files(root, extensions), key=lambda path: path.parts)
-
-
-def walk_files(root: Path, extensions: frozenset[str]) -> Iterator[Path]:
-    """Every regular file below `root` with one of `extensions`, in no particular order.
-
-    Extensions are lower-case with their dot and match in any case. Hidden files and folders are
-    left out, and so is what cannot be listed: a missing `root` gives nothing. Linked folders are
-    followed, but no real folder is entered twice.
-    """
-    visited: set[str] = set()
-    pending = deque([Path(root)])
-    while pending:
-        folder = pending.popleft()
-        real = os.path.realpath(folder)
-        if real in visited:
-            continue
-        visited.add(real)
-        for entry in _visible_entries(folder):
-            # The entries know what they are: asking the paths would cost a system call each.
-            if entry.is_dir():
-                # Links wait until all real folders are seen, so that a folder which is reachable
-                # both ways is listed under its own name.
-                add = pending.append if entry.is_symlink() else pending.appendleft
-                add(folder / entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in extensions and entry.is_file():
-                yield folder / entry.name
-
-
-def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What `folder` holds, without hidden entries and links that lead nowhere."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError:
-        return []
-    return [entry for entry in visible if not entry.is_symlink() or os.path.exists(entry.path)]
-
-
-def read_image(path: Path, channels: int = 3) -> np.ndarray:
+def read_image(path: Path, channels: int = 3, at_least: int | None = None) -> np.ndarray:
     """Decode the first frame of `path`, upright, as uint8 (H, W, channels).
 
-    Transparent parts become white; 16-bit and float pixels are scaled to 0..255.
+    Transparent parts become white; numbers of more than 8 bits are seen by the image's own range
+    (ranges.py).
 
     Args:
         channels: 3 for RGB or 1 for luminance.
+        at_least: px of the shorter side that are needed; a larger image may come reduced.
 
     Raises:
         UnreadableImage: with the reason, as all readers here do.
     """
-    image, _ = _decode(path, channels)
+    image, _ = _decode(path, channels, at_least)
     return _as_array(image)
 
 
-def read_square(path: Path, size: int, channels: int) -> np.ndarray:
+def read_square(
+    path: Path, size: int, channels: int, choose: ChooseRange = own_range
+) -> np.ndarray:
     """Decode `path` and fit it to a centred square: uint8 (size, size, channels).
 
     An image that already is size x size keeps its pixels.
+
+    Args:
+        choose: the range of numbers of more than 8 bits.
     """
-    square, _ = read_square_and_header(path, size, channels)
+    square, _ = read_square_and_header(path, size, channels, choose)
     return square
 
 
-def read_square_and_header(path: Path, size: int, channels: int) -> tuple[np.ndarray, ImageHeader]:
+def read_square_and_header(
+    path: Path, size: int, channels: int, choose: ChooseRange = own_range
+) -> tuple[np.ndarray, ImageHeader]:
     """What read_square gives, and what the file says of itself."""
     # Twice the size asked for leaves the final antialiased step enough detail.
-    image, header = _decode(path, channels, at_least=2 * size)
+    image, header = _decode(path, channels, 2 * size, choose)
     return fit_square(image, size), header
 
 
@@ -156,24 +114,16 @@ def fit_square(
 
 def read_shorter_side(path: Path) -> int:
     """The shorter side of `path` in px, from its header alone."""
-    try:
-        with Image.open(path, formats=_readable_formats()) as image:
-            return min(image.size)
-    except Exception as error:  # see _decode
-        raise UnreadableImage(_reason(path, error)) from error
+    return use_image(path, lambda image: min(image.size))
 
 
 def read_format(path: Path) -> str:
-    """Which of FORMATS `path` is, whatever its extension.
+    """Which of kinds.FORMATS `path` is, whatever its extension.
 
     Raises:
         UnreadableImage: when it is none of them.
     """
-    try:
-        with Image.open(path, formats=_readable_formats()) as image:
-            return image.format or ""
-    except Exception as error:  # see _decode
-        raise UnreadableImage(_reason(path, error)) from error
+    return use_image(path, lambda image: image.format or "")
 
 
 def are_small_and_grey(root: Path) -> bool:
@@ -198,67 +148,111 @@ def are_small_and_grey(root: Path) -> bool:
 
 
 def _decode(
-    path: Path, channels: int, at_least: int | None = None
+    path: Path,
+    channels: int,
+    at_least: int | None = None,
+    choose: ChooseRange = own_range,
 ) -> tuple[Image.Image, ImageHeader]:
     """`path` as an upright 8-bit image of mode L or RGB, and its header.
 
     With `at_least`, a JPEG may come reduced by 2, 4 or 8 while both its sides keep that length,
-    which decodes large photos several times faster.
+    which decodes large photos several times faster; any very large image comes reduced.
     """
-    try:
-        with Image.open(path, formats=_readable_formats()) as image:
-            header = ImageHeader(*image.size, image.mode)
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
-            image.load()
+    mode = "L" if channels == 1 else "RGB"
+
+    def use(image: ImageFile) -> tuple[Image.Image, ImageHeader]:
+        deep = DeepImage(image)
+        header = ImageHeader(*image.size, deep.mode)
+        _draft(image, at_least)
+        if image.width * image.height > PIXEL_LIMIT:
+            raise TooManyPixels
+        with budget.hold(_bytes_needed(image, header)):
+            load_pixels(image)
+            if deep.sort is not None:
+                deep.load_rest()
+                deep.find_range(choose)
             # A damaged EXIF block does not make the pixels unreadable.
-            with contextlib.suppress(Exception):
-                ImageOps.exif_transpose(image, in_place=True)
-            return _to_8_bit(image).convert("L" if channels == 1 else "RGB"), header
-    # Decoders answer damaged data with almost any exception (OSError, SyntaxError, struct.error,
-    # ValueError, ...), and one bad file must not end a run over thousands.
-    except Exception as error:
-        raise UnreadableImage(_reason(path, error)) from error
+            turn = None
+            with suppress(Exception):
+                turn = TURNS.get(image.getexif()[ExifTags.Base.Orientation])
+            cut = functools.partial(_part, image) if deep.sort is None else deep.part
+            flat = _flat(image, cut, mode, _reduction(image.size, at_least))
+            return (flat if turn is None else flat.transpose(turn)), header
+
+    return use_image(path, use)
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """An image without transparency, 8 bits per channel."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_scale_to_8_bit(np.asarray(image)))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image
+def _draft(image: ImageFile, at_least: int | None) -> None:
+    """Asks a JPEG's decoder for fewer pixels."""
+    if image.width * image.height > PIXEL_LIMIT:
+        image.draft(None, (image.width // EIGHTH, image.height // EIGHTH))
+    elif at_least is not None:
+        image.draft(None, (at_least, at_least))
 
 
-def _scale_to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Grey values of any numeric type as uint8; Pillow's own conversion clips them at 255.
+def _bytes_needed(image: ImageFile, header: ImageHeader) -> int:
+    """About what decoding and flattening take at the most, judged before it begins."""
+    pixels = image.width * image.height
+    each = STORED_BYTES.get(image.mode, 4) + DECODER_BYTES.get(image.format or "", 0) + 4
+    if header.mode != image.mode:  # colours in 16 bits are decoded twice
+        each += 8
+    coefficients = 0
+    if isinstance(image, JpegImageFile) and image.info.get("progressive"):
+        coefficients = COEFFICIENT_BYTES * header.width * header.height
+    return pixels * each + coefficients
 
-    Integers are taken as 16-bit; floats as 0..1, 0..255 or 0..65535, the first that holds
-    them all. Values outside are stretched from their own minimum to their own maximum.
+
+def _reduction(size: tuple[int, int], at_least: int | None) -> int:
+    """By what whole number a very large image is divided, so that fit_square still has three
+    pixels for each of its own."""
+    if at_least is None or size[0] * size[1] <= LARGE_PIXELS:
+        return 1
+    return max(1, 2 * min(size) // (3 * at_least))
+
+
+def _flat(
+    image: Image.Image, cut: Callable[[Box], Image.Image], mode: str, factor: int
+) -> Image.Image:
+    """A decoded image in 8 bits, without transparency, reduced by `factor`.
+
+    Large ones are converted part by part, so that no second copy of them is made.
+
+    Args:
+        cut: gives a part of the image, in 8 bits.
+        mode: 'L' or 'RGB'.
     """
-    ceilings = (1, 255, 65535) if values.dtype.kind == "f" else (65535,)
-    values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = values.min(), values.max()
-    ceiling = next((c for c in ceilings if low >= 0 and high <= c), None)
-    if ceiling is None:
-        values, ceiling = values - low, max(high - low, np.float32(1e-30))
-    return np.rint(values / ceiling * 255).astype(np.uint8)
+    width, height = image.size
+    if factor == 1 and width * height <= PART_PIXELS:
+        return _opaque(cut((0, 0, width, height))).convert(mode)
+    flat = Image.new(mode, (-(-width // factor), -(-height // factor)))
+    for top, bottom in _parts(width, height, factor):
+        part = _opaque(cut((0, top, width, bottom))).convert(mode)
+        flat.paste(part.reduce(factor), (0, top // factor))
+    return flat
+
+
+def _part(image: Image.Image, box: Box) -> Image.Image:
+    """A part of a decoded image; all of it as it is, without a copy."""
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _parts(width: int, height: int, factor: int) -> Iterator[tuple[int, int]]:
+    """Top and bottom of parts of some PART_PIXELS, each a multiple of `factor` high."""
+    rows = max(1, PART_PIXELS // width // factor) * factor
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """An image of 8 bits per channel on white, of a mode that Pillow makes both L and RGB of."""
+    if image.mode in ("LAB", "HSV"):
+        return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _as_array(image: Image.Image) -> np.ndarray:
     """A Pillow image of mode L or RGB as uint8 (H, W, C)."""
     return np.array(image).reshape(image.height, image.width, -1)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Why `path` could not be read, in one line."""
-    if isinstance(error, UnidentifiedImageError):
-        if path.stat().st_size == 0:
-            return "empty file"
-        return "not an image, or of a kind that Pillow cannot read"
-    if isinstance(error, Image.DecompressionBombError):
-        assert Image.MAX_IMAGE_PIXELS is not None, "Pillow raises it only where there is a limit"
-        return f"more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels"
-    text = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return text or type(error).__name__

@@ -8,32 +8,31 @@ import functools
 import hashlib
 import math
 import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from src_py.images.decoding import Skipped, decode_in_threads, none_readable
-from src_py.images.files import (
-    IMAGE_EXTENSIONS,
-    find_files,
-    read_square_and_header,
-    readable_extensions,
-    shrink,
-    walk_files,
-)
+from src_py.images.files import read_square_and_header, shrink
+from src_py.images.finding import holds_images, survey
 from src_py.images.image_set import ImageSet
+from src_py.images.kinds import readable_extensions, readable_formats
+from src_py.images.ranges import RangeFinder, Ranges, sort_of, stored_range
 from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run import records
 from src_py.run.arrays import load_array, quick_digest
 from src_py.run.errors import UserError
 from src_py.run.files import read_record, write_array, write_record
 
-TEST_FOLDERS = ("test", "val", "valid")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
 THUMBNAIL_SIZE = 8  # px
-CACHE_VERSION = 2  # raise it when decoding changes, so that older caches are decoded again
+CACHE_VERSION = 3  # raise it when decoding changes, so that older caches are decoded again
 
 
 class NoReadableImage(UserError):
@@ -82,22 +81,26 @@ def require_folder(root: Path) -> None:
 def split_folder(root: Path, split: str) -> Path | None:
     """Where a folder keeps `split`: `root` itself when it is not divided, None when nowhere.
 
-    `root` is divided if images lie in root/train, and also in root/test, val or valid, or nowhere
-    else: a lone `train` beside `car` and `boat` is a kind of vehicle.
+    `root` is divided if images lie in root/train, and also in root/test or val, or nowhere else: a
+    lone `train` beside `car` and `boat` is a kind of vehicle. Case and longer forms of these names
+    (Training) do not matter.
     """
-    train = root / "train"
-    test = next((root / name for name in TEST_FOLDERS if _holds_images(root / name)), None)
-    divided = _holds_images(train) and (
-        test is not None
-        or all(path.is_relative_to(train) for path in walk_files(root, readable_extensions()))
+    if not root.is_dir():
+        return root if split == "train" else None
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    train, test = _first_with_images(folders, TRAIN_NAMES), _first_with_images(folders, TEST_NAMES)
+    divided = train is not None and (
+        test is not None or all(path.is_relative_to(train) for path in survey(root).images)
     )
     if split == "train":
         return train if divided else root
     return test if divided and split == "test" else None
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(True for _ in walk_files(folder, readable_extensions()))
+def _first_with_images(folders: list[Path], names: tuple[str, ...]) -> Path | None:
+    """The folder with images that has the first of these names."""
+    found = (path for name in names for path in folders if path.name.lower() == name)
+    return next((path for path in found if holds_images(path)), None)
 
 
 def folder_files(root: Path, split: str) -> list[Path] | None:
@@ -110,7 +113,21 @@ def folder_files(root: Path, split: str) -> list[Path] | None:
     """
     require_folder(root)
     folder = split_folder(root, split)
-    return None if folder is None else find_files(folder, IMAGE_EXTENSIONS)
+    return None if folder is None else survey(folder).images
+
+
+def what_is_left_out(root: Path) -> tuple[Skipped, Counter[str]]:
+    """What of a folder belongs to no split: (path, reason) of pictures, and of what cannot be
+    looked into; how many other files there are, by extension."""
+    found = survey(root)
+    folders = [folder for split in ("train", "test") if (folder := split_folder(root, split))]
+    names = " and ".join(f"{folder.name}/" for folder in folders)
+    left_out = found.left_out + [
+        (path, f"outside of {names}")
+        for path in found.images
+        if not any(path.is_relative_to(folder) for folder in folders)
+    ]
+    return [(path.relative_to(root).as_posix(), why) for path, why in left_out], found.others
 
 
 class FileState(NamedTuple):
@@ -154,6 +171,7 @@ def read_folder(
     cache_dir: Path | None = None,
     show_progress: bool = False,
     keep_pixels: bool = True,
+    ranges: Ranges | None = None,
 ) -> ImageSet | None:
     """Every image of one split, read once, or None where the folder has no such split.
 
@@ -161,6 +179,7 @@ def read_folder(
         image_size: side in px that the images are fitted to.
         cache_dir: where what was read is kept.
         keep_pixels: False for a folder that is too large to be kept decoded.
+        ranges: of numbers of more than 8 bits, as they were found before; None finds them.
 
     Raises:
         UserError: for a missing folder, one without a readable image, or too little memory.
@@ -172,8 +191,11 @@ def read_folder(
     key = _cache_key(states, image_size, channels)
     shape = (channels, image_size, image_size)
     found = _load_cache(cache_dir, split, key, shape, keep_pixels) if cache_dir else None
-    if found is None:
-        found = _read_files(root, paths, shape, show_progress, keep_pixels)
+    if found is None or not (ranges is None or _are_equal(ranges, found.ranges)):
+        before = [] if cache_dir is None or ranges is None else _names_before(cache_dir, split)
+        found = _read_files(root, paths, shape, show_progress, keep_pixels, ranges)
+        reasons, read = dict(found.skipped), set(found.names)
+        found.lost = [(name, reasons.get(name, "gone")) for name in before if name not in read]
         if cache_dir is not None:
             _save_cache(cache_dir, split, key, found)
     found.key, found.listing = key, listing(states)
@@ -181,16 +203,23 @@ def read_folder(
 
 
 def _read_files(
-    root: Path, paths: list[Path], shape: tuple[int, int, int], show: bool, keep_pixels: bool
+    root: Path,
+    paths: list[Path],
+    shape: tuple[int, int, int],
+    show: bool,
+    keep_pixels: bool,
+    ranges: Ranges | None,
 ) -> ImageSet:
     """Reads on all cores; unreadable files are listed and take no row."""
     channels, size, _ = shape
     images = _room_for(len(paths), shape) if keep_pixels else None
     facts = np.zeros(len(paths), facts_type(channels))
+    finder = RangeFinder()
+    choose = finder if ranges is None else stored_range(ranges)
 
     def read(row: int) -> torch.Tensor:
         """Fills one row and counts its pixels by value."""
-        square, header = read_square_and_header(paths[row], size, channels)
+        square, header = read_square_and_header(paths[row], size, channels, choose)
         told = np.frombuffer(hashlib.sha256(square.tobytes()).digest(), np.uint8)
         facts[row] = (*header, shrink(square, THUMBNAIL_SIZE), told)
         pixels = square.transpose(2, 0, 1)
@@ -198,29 +227,53 @@ def _read_files(
             images[row] = pixels
         return histogram(torch.from_numpy(np.ascontiguousarray(pixels))[None])
 
+    def read_rows(rows: Sequence[int], description: str) -> Iterator[tuple[int, Any]]:
+        quiet = not (show and sys.stderr.isatty())
+        reading = decode_in_threads(read, rows)
+        progress = tqdm(reading, description, len(rows), unit="image", disable=quiet)
+        return zip(rows, progress, strict=True)
+
     counts = torch.zeros(channels, 256, dtype=torch.int64)
-    kept: list[int] = []
-    skipped: Skipped = []
-    names = [path.relative_to(root).as_posix() for path in paths]
-    reading = decode_in_threads(read, range(len(paths)))
-    quiet = not (show and sys.stderr.isatty())
-    progress = tqdm(reading, total=len(paths), desc="reading", unit="image", disable=quiet)
-    for row, result in enumerate(progress):
+    unreadable: dict[int, str] = {}
+    deep: list[int] = []
+    for row, result in read_rows(range(len(paths)), "reading"):
         if isinstance(result, str):
-            skipped.append((names[row], result))
-            continue
-        if images is not None and row != len(kept):
-            images[len(kept)] = images[row]  # gaps are closed in place: a copy may not fit
-        kept.append(row)
-        counts += result
+            unreadable[row] = result
+        elif ranges is None and sort_of(str(facts["mode"][row])):
+            deep.append(row)
+        else:
+            counts += result
+    if ranges is None:
+        ranges = finder.common()
+        choose = stored_range(ranges)
+        # Each was seen by its own range so far.
+        for row, result in read_rows(deep, "by common range"):
+            if isinstance(result, str):
+                unreadable[row] = result
+            else:
+                counts += result
+    names = [path.relative_to(root).as_posix() for path in paths]
+    skipped = [(names[row], unreadable[row]) for row in sorted(unreadable)]
     if not paths:
-        kinds = " ".join(sorted(extension[1:] for extension in readable_extensions()))
+        kinds = " ".join(sorted(readable_formats())).lower()
         raise UserError(f"no image in {root}: give a folder with {kinds}")
-    if not kept:
+    if len(skipped) == len(paths):
         raise NoReadableImage(root, skipped)
+    kept = [row for row in range(len(paths)) if row not in unreadable]
+    if images is not None and unreadable:
+        for row, source in enumerate(kept):  # in place: a copy may not fit
+            images[row] = images[source]
     mean, std = mean_std_of_histogram(counts)
-    pixels = None if images is None else torch.from_numpy(images[: len(kept)])
-    return ImageSet([names[row] for row in kept], pixels, skipped, mean, std, facts[kept])
+    return ImageSet(
+        [names[row] for row in kept],
+        None if images is None else torch.from_numpy(images[: len(kept)]),
+        skipped,
+        mean,
+        std,
+        facts[kept],
+        ranges,
+        finder.dark(),
+    )
 
 
 def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -266,6 +319,8 @@ def _load_cache(
             if array is not None and quick_digest(array) != told:
                 raise UserError(f"{index_file.with_suffix('.npy')} is damaged")
         mean, std = tuple(index["mean"]), tuple(index["std"])
+        others = {name: index[name] for name in ("ranges", "dark")}
+        others["lost"] = [(path, reason) for path, reason in index["lost"]]
     except FileNotFoundError:  # of a start that did not keep pixels
         return None
     except (UserError, OSError) as error:
@@ -274,17 +329,33 @@ def _load_cache(
     if facts.shape != (len(names),) or facts.dtype != facts_type(shape[0]):
         return None
     if images is None:
-        return ImageSet(names, None, skipped, mean, std, facts)
+        return ImageSet(names, None, skipped, mean, std, facts, **others)
     if images.dtype != np.uint8 or images.shape != (len(names), *shape):
         return None
-    return ImageSet(names, torch.from_numpy(images), skipped, mean, std, facts)
+    return ImageSet(names, torch.from_numpy(images), skipped, mean, std, facts, **others)
+
+
+def _names_before(cache_dir: Path, split: str) -> list[str]:
+    """The images that were read when the cache was made, and those that were lost by then."""
+    _, _, index_file = _cache_files(cache_dir, split)
+    try:
+        index = read_record(index_file, records.CACHE, "it is made again")
+    except (UserError, OSError):
+        return []
+    return [] if index is None else [*index["names"], *(name for name, _ in index["lost"])]
+
+
+def _are_equal(ranges: Ranges, others: Ranges) -> bool:
+    """Also where one of them has been JSON before."""
+    return records.digest(ranges) == records.digest(others)
 
 
 def _save_cache(cache_dir: Path, split: str, key: str, found: ImageSet) -> None:
     """Writes the arrays, then the index that vouches for them. Warns when that is impossible."""
     array_file, facts_file, index_file = _cache_files(cache_dir, split)
     assert found.facts is not None, "reading a folder notes them"
-    index = {name: getattr(found, name) for name in ("names", "skipped", "mean", "std")}
+    kept = ("names", "skipped", "mean", "std", "ranges", "dark", "lost")
+    index = {name: getattr(found, name) for name in kept}
     index["facts"] = quick_digest(found.facts)
     index["pixels"] = "" if found.images is None else quick_digest(found.images.numpy())
     try:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from src_py.images.ranges import Ranges
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -17,6 +19,8 @@ class DataSettings:
     channels: int  # 1 or 3
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    # What is black and white in numbers of more than 8 bits, by sort; None in runs of before.
+    ranges: Ranges | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -36,6 +40,9 @@ class ImageSet:
         facts: (N,) of folders.facts_type, what a folder's files were; None for other sources.
         key: changes with any file that is added, removed, renamed or edited, and with decoding.
         listing: of the files' names and sizes alone, which a folder that is moved keeps.
+        ranges: that a folder's numbers of more than 8 bits were seen by (DataSettings).
+        dark: how many images stay so far below their range that they look black.
+        lost: (path, reason) of images that were read before, and cannot be any more.
     """
 
     names: list[str]
@@ -44,5 +51,8 @@ class ImageSet:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     facts: np.ndarray | None = field(compare=False, default=None)
+    ranges: Ranges = field(default_factory=dict)
+    dark: int = 0
+    lost: list[tuple[str, str]] = field(default_factory=list)
     key: str = field(compare=False, default="")
     listing: str = field(compare=False, default="")

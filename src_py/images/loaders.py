@@ -4,7 +4,7 @@ Both loaders yield the same bytes in the same order and layout, so that training
 weights whichever is chosen; the choice is one of memory and speed.
 """
 
-import os
+import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src_py.images.files import UnreadableImage, read_square
+from src_py.images import files
+from src_py.images.files import read_square
+from src_py.images.memory import ByteBudget, decoding_limit, machine_memory
+from src_py.images.opening import UnreadableImage
+from src_py.images.ranges import Ranges, stored_range
 from src_py.run.errors import UserError
 from src_py.run.hardware import available_cores
 
 Loading = Literal["auto", "resident", "streamed"]
 MEMORY_SHARE = 0.5  # of the device's memory that decoded images may take
-
-UNKNOWN_MEMORY = 8 * 2**30  # bytes, assumed where the system does not tell
 
 
 class ImageLoader(Protocol):
@@ -59,9 +61,18 @@ class StreamedImages:
     """Image files that worker processes decode and crop to uint8 just before they are needed."""
 
     def __init__(
-        self, paths: Sequence[Path], image_size: int, channels: int, device: torch.device
+        self,
+        paths: Sequence[Path],
+        image_size: int,
+        channels: int,
+        device: torch.device,
+        ranges: Ranges | None = None,
     ) -> None:
-        self.files = _SquareFiles(paths, image_size, channels)
+        """
+        Args:
+            ranges: of numbers of more than 8 bits (DataSettings).
+        """
+        self.files = _SquareFiles(paths, image_size, channels, ranges or {})
         self.image_size = image_size
         self.device = device
         self.workers = available_cores()
@@ -78,6 +89,7 @@ class StreamedImages:
             num_workers=self.workers,
             collate_fn=_stack_or_say_why_not,
             pin_memory=on_cuda,
+            worker_init_fn=_ShareOfMemory(self.workers),
         )
         for indices, images in zip(index_batches, _without_shortage(decoded), strict=True):
             if isinstance(images, str):
@@ -111,13 +123,27 @@ def _stack_or_say_why_not(images: list[Tensor | str]) -> Tensor | str:
     return wrong or torch.stack([image for image in images if isinstance(image, Tensor)])
 
 
+class _ShareOfMemory:
+    """Gives each worker its part of the memory for decoding; larger images wait for one another."""
+
+    def __init__(self, workers: int) -> None:
+        self.limit = decoding_limit() // workers
+        self.alone = multiprocessing.Lock()
+
+    def __call__(self, worker: int) -> None:
+        files.budget = ByteBudget(self.limit, self.alone)
+
+
 class _SquareFiles(Dataset[Tensor | str]):
     """Files as uint8 (S, S, C), or why one cannot be read."""
 
-    def __init__(self, paths: Sequence[Path], image_size: int, channels: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], image_size: int, channels: int, ranges: Ranges
+    ) -> None:
         self.paths = paths
         self.image_size = image_size
         self.channels = channels
+        self.ranges = ranges
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -125,7 +151,8 @@ class _SquareFiles(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         path = self.paths[index]
         try:
-            return torch.from_numpy(read_square(path, self.image_size, self.channels))
+            choose = stored_range(self.ranges)
+            return torch.from_numpy(read_square(path, self.image_size, self.channels, choose))
         except UnreadableImage as error:
             return f"{path} was readable when the run was begun and is no more ({error})"
 
@@ -150,9 +177,7 @@ def device_memory(device: torch.device) -> int:
     """Bytes: what is free on a CUDA device, else the machine's memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if not hasattr(os, "sysconf"):  # Windows
-        return UNKNOWN_MEMORY
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine_memory()
 
 
 def shuffled_batches(

@@ -4,12 +4,15 @@ Nothing here changes what is trained on: duplicates are listed, and stay in.
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from src_py.images.ranges import DARK, DEEP_RGB, Ranges
 
 # Pillow's names of pixel modes, in words.
 MODE_NAMES = {
@@ -20,6 +23,7 @@ MODE_NAMES = {
     "RGBA": "RGB with transparency",
     "I": "32-bit grey",
     "F": "floating-point grey",
+    DEEP_RGB: "16-bit colour",
 }
 # Two images look alike when, between their thumbnails, at most this many of the 64 signs of
 # differences disagree, and the mean difference is at most this share of their contrast.
@@ -28,6 +32,9 @@ LARGEST_DIFFERENCE = 0.12
 FLAT_CONTRAST = 8.0  # grey levels; a floor, so that noise does not count as contrast
 NEXT_IN_ORDER = 3
 PAIRS_AT_ONCE = 20_000  # bounds the memory where all images look alike
+
+
+Listed = list[tuple[str, str]]  # path and reason
 
 
 class Duplicate(NamedTuple):
@@ -62,6 +69,55 @@ def _size(fact: np.void) -> str:
 
 def _mode_name(mode: str) -> str:
     return "16-bit grey" if mode.startswith("I;16") else MODE_NAMES.get(mode, mode)
+
+
+def describe_ranges(ranges: Ranges, dark: int) -> list[str]:
+    """Which values of numbers of more than 8 bits are black and white, in a line for each sort.
+
+    Args:
+        dark: images that stay so far below their range that they look black.
+    """
+    lines = [
+        f"{sort}: values from {black:.6g} to {white:.6g}, as found here, become black to white"
+        for sort, (black, white) in ranges.items()
+    ]
+    if dark:
+        lines.append(
+            f"{dark} of them stay below {DARK:.0%} of that range and look black: if their numbers "
+            "have another unit, train on them apart"
+        )
+    return lines
+
+
+def count_left_out(
+    unreadable: Listed, left_out: Listed, others: Counter[str], table: Path
+) -> list[str]:
+    """What of a folder is not read, by kind and reason: one line for what `table` lists, and one
+    for files that are no pictures.
+
+    Args:
+        unreadable, left_out: (path, reason).
+        others: by extension.
+    """
+    lines = []
+    told = [f"{count} ({reason})" for reason, count in _by_reason(left_out)]
+    if unreadable:
+        told.append(f"{len(unreadable)} unreadable files skipped")
+    if told:
+        line = f"not read: {', '.join(told)}, listed in {table}"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in _by_reason(unreadable))
+        lines.append(f"{line}: {reasons}" if reasons else line)
+    if others:
+        kinds = ", ".join(
+            f"{count} {kind or 'without one'}" for kind, count in others.most_common()
+        )
+        lines.append(f"{others.total()} files are no pictures, by extension: {kinds}")
+    return lines
+
+
+def _by_reason(listed: Listed) -> list[tuple[str, int]]:
+    """How often each reason is given, without its details, the most frequent first."""
+    return Counter(re.split(r"[:(]", reason)[0].strip() for _, reason in listed).most_common()
 
 
 def find_duplicates(root: Path, names: list[str], facts: np.ndarray) -> list[Duplicate]:

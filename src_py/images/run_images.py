@@ -16,7 +16,13 @@ import torch
 from configs.config_simclr import SimCLRConfig
 from configs.presets import Preset
 from src_py.datasets import choose_image_size, load_images, needed_root
-from src_py.images.folders import NoReadableImage, folder_files
+from src_py.images.decoding import Skipped
+from src_py.images.folders import (
+    NoReadableImage,
+    folder_files,
+    split_folder,
+    what_is_left_out,
+)
 from src_py.images.image_set import DataSettings, ImageSet
 from src_py.images.loaders import (
     ImageLoader,
@@ -25,7 +31,13 @@ from src_py.images.loaders import (
     StreamedImages,
     choose_loading,
 )
-from src_py.images.report import Duplicate, describe_files, find_duplicates
+from src_py.images.report import (
+    Duplicate,
+    count_left_out,
+    describe_files,
+    describe_ranges,
+    find_duplicates,
+)
 from src_py.images.statistics import measure_mean_std
 from src_py.run import records
 from src_py.run.csv_tables import path_from_cell, write_table
@@ -92,7 +104,7 @@ def settle_images(
             f"{root}: {len(opened.names)} readable images, at least {FEWEST_IMAGES} are needed"
         )
     mean, std = _statistics(preset, channels, opened.read)
-    settings = replace(draft, mean=mean, std=std)
+    settings = replace(draft, mean=mean, std=std, ranges=opened.read.ranges)
     loader = opened.loader
     if config.use_unlabelled:
         loader = _with_unlabelled(config.files, settings, loader, hardware)
@@ -189,15 +201,25 @@ def open_split(
         print(f"images: {split} split {mode} ({reason})", flush=True)
     shape = (size, channels)
     found = load_images(
-        settings.source, root, split, *shape, files.checkpoints, True, mode == "resident"
+        settings.source,
+        root,
+        split,
+        *shape,
+        cache_dir=files.checkpoints,
+        show_progress=True,
+        keep_pixels=mode == "resident",
+        ranges=settings.ranges,
     )
     if found is None:
         return None
+    if found.lost:
+        _tell_lost(files, found, split)
     if found.images is not None:
         return OpenedImages(ResidentImages(found.images, hardware.device), found)
     assert root is not None, "only a folder is streamed"
     paths = [root / name for name in found.names]
-    return OpenedImages(StreamedImages(paths, *shape, hardware.device), found)
+    streamed = StreamedImages(paths, *shape, hardware.device, found.ranges)
+    return OpenedImages(streamed, found)
 
 
 def bytes_written(images: int, width: int) -> int:
@@ -338,14 +360,41 @@ def _report(files: RunFiles, settings: DataSettings, opened: OpenedImages) -> No
 def _report_files(files: RunFiles, root: Path, read: ImageSet, facts: np.ndarray) -> None:
     """What was found in a folder. Both tables are written even when empty: an earlier start may
     have left others."""
+    train, test = split_folder(root, "train"), split_folder(root, "test")
+    if train is not None and train != root:
+        scored = "" if test is None else f", {test.name}/ is kept for scores"
+        print(f"images: divided: trained on {train.name}/{scored}")
     for line in describe_files(facts):
         print(f"images: as found: {line}")
+    for line in describe_ranges(read.ranges, read.dark):
+        print(f"images: {line}")
     duplicates = find_duplicates(root, read.names, facts)
     table = files.duplicates
     write_table(table, Duplicate._fields, duplicates)
-    write_table(files.skipped, ("path", "reason"), read.skipped)
     kinds = Counter(duplicate.kind for duplicate in duplicates)
     told = f"{kinds['exact']} exact and {kinds['near']} near duplicates of other images"
     print(f"images: {told}" + (f", listed in {table}; they stay in" if duplicates else ""))
-    if read.skipped:
-        print(f"images: {len(read.skipped)} unreadable files skipped, listed in {files.skipped}")
+    left_out, others = what_is_left_out(root)
+    write_table(files.skipped, ("path", "reason"), read.skipped + left_out)
+    for line in count_left_out(read.skipped, left_out, others, files.skipped):
+        print(f"images: {line}")
+
+
+def _tell_lost(files: RunFiles, found: ImageSet, split: str) -> None:
+    """Says which images a later stage does without, and adds them to the table."""
+    name, reason = found.lost[0]
+    print(
+        f"images: {len(found.lost)} of the {split} split that were read before cannot be any more "
+        f"(the first, {name}: {reason}); listed in {files.skipped}",
+        flush=True,
+    )
+    listed = dict(_read_skipped(files.skipped)) | dict(found.lost)
+    write_table(files.skipped, ("path", "reason"), listed.items())
+
+
+def _read_skipped(path: Path) -> Skipped:
+    """What a run's table of files that are not read holds; nothing where there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [(row["path"], row["reason"]) for row in csv.DictReader(file)]

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, Template
 from PIL import Image
 
 from src_py.clusters.names import Suggestions
-from src_py.neighbors import find_neighbors, l2_normalize
+from src_py.neighbors import find_neighbors, l2_normalize, with_directions
 from src_py.output.thumbnails import thumbnail
 from src_py.run.files import write_atomically
 
@@ -125,11 +125,11 @@ def map_features(features: np.ndarray) -> np.ndarray:
     depend on the number of threads.
 
     Raises:
-        ValueError: where l2_normalize refuses the features.
+        ValueError: where the features are not finite.
     """
     from threadpoolctl import threadpool_limits
 
-    unit = l2_normalize(features)
+    unit = l2_normalize(with_directions(features))
     chosen = np.random.default_rng(0).permutation(len(unit))[:MAP_SAMPLE]
     with threadpool_limits(1):
         placed = _place_sample(unit[chosen])
@@ -178,7 +178,7 @@ def _page_neighbors(content: GalleryContent, order: np.ndarray) -> list[list[int
         count = min(NEIGHBORS_SHOWN, len(order) - 1)
         if count == 0:
             return [[]]
-        neighbors, _ = find_neighbors(content.features, count)
+        neighbors, _ = find_neighbors(with_directions(content.features), count)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     return place[neighbors[order, :NEIGHBORS_SHOWN]].tolist()

@@ -9,7 +9,8 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from src_py.clusters.names import ClusterNames
-from src_py.images.files import UnreadableImage, read_image
+from src_py.images.files import read_image
+from src_py.images.opening import UnreadableImage
 from src_py.output.gallery_page import page_template
 from src_py.output.prediction import Prediction
 from src_py.output.thumbnails import thumbnail
@@ -163,7 +164,7 @@ def _task(file: Path, prediction: Prediction, model: str) -> dict:
 def _data_uri(path: Path) -> str:
     """An image as a small picture in a page; empty where the file has become unreadable."""
     try:
-        picture = thumbnail(read_image(path), THUMBNAIL)
+        picture = thumbnail(read_image(path, at_least=2 * THUMBNAIL), THUMBNAIL)
     except UnreadableImage:
         return ""
     buffer = io.BytesIO()

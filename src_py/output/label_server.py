@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from src_py.clusters.labelling import Labelling, OutOfDate
-from src_py.images.files import UnreadableImage
+from src_py.images.opening import UnreadableImage
 from src_py.output.served_images import ServedImages
 from src_py.run.errors import UserError
 

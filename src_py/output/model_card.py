@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from src_py.clusters.names import ClusterNames
+from src_py.images.ranges import FLOAT, INTEGER
 from src_py.output.export import INPUT, METADATA_FILE, OPSET, OUTPUT
 from src_py.run import records
 from src_py.run.files import FREE_OPTIONS, RunFiles, read_record, sha256
@@ -27,7 +28,7 @@ def read_square(path):
     with Image.open(path) as image:
         image.draft(None, (2 * SIZE, 2 * SIZE))  # decodes large JPEG files faster
         image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
+{deep}    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB").convert(MODE)
@@ -37,6 +38,13 @@ def read_square(path):
     image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.array(image).reshape(1, SIZE, SIZE, -1).transpose(0, 3, 1, 2)
 '''
+
+READ_DEEP = """\
+    if {condition}:  # numbers of more than 8 bits
+        values = (np.nan_to_num(np.asarray(image, np.float64)) - {low:g}) / ({high:g} - {low:g})
+        image = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+"""
+DEEP_MODES = {INTEGER: 'image.mode.startswith("I")', FLOAT: 'image.mode == "F"'}
 
 CALL_ONNX = """
 import json
@@ -98,7 +106,7 @@ HEALTH = {
     "largest": "images in the largest",
     "confidence": "mean confidence",
     "confident_fraction": "share above 0.99",
-    "entropy": "balance (1 is even)",
+    "balance": "balance (1 is even)",
 }
 
 
@@ -167,13 +175,33 @@ class ModelCard:
             "  Computed in float32; predict.py may use bfloat16 and differ by its rounding.\n\n"
             "An image is turned upright by its EXIF data, put on white where it is transparent,\n"
             f"cut to its largest centred square, and resized to {size} x {size} px with an\n"
-            "antialiased bicubic filter. 16-bit pixels are scaled to 0 to 255 first."
+            f"antialiased bicubic filter. {self._ranges()}"
+        )
+
+    def _ranges(self) -> str:
+        """How numbers of more than 8 bits become grey levels."""
+        ranges = self._settings.get("ranges") or {}
+        told = [f"{sort} from {low:.6g} to {high:.6g}" for sort, (low, high) in ranges.items()]
+        if not told:
+            return (
+                "Numbers of more than 8 bits become 0 to\n255 first, by the range of each image: "
+                "none were trained on."
+            )
+        return (
+            f"Numbers of more than 8 bits become 0 to\n255 first: {', '.join(told)}\n"
+            "(the range of the training images); values outside are black or white."
         )
 
     def _calls(self) -> str:
         size, channels = self._settings["image_size"], self._settings["channels"]
         mode = "RGB" if channels == 3 else "L"
-        blocks = [READ_SQUARE.format(size=size, mode=mode, channels=channels)]
+        ranges = self._settings.get("ranges") or {}
+        deep = "".join(
+            READ_DEEP.format(condition=condition, low=ranges[sort][0], high=ranges[sort][1])
+            for sort, condition in DEEP_MODES.items()
+            if sort in ranges
+        )
+        blocks = [READ_SQUARE.format(size=size, mode=mode, channels=channels, deep=deep)]
         terms = {"input": INPUT, "output": OUTPUT, "metadata": METADATA_FILE}
         calls = {".onnx": CALL_ONNX, ".pt2": CALL_PT2}
         blocks += [calls[path.suffix].format(file=path.name, **terms) for path in self.exported]
@@ -231,6 +259,7 @@ class ModelCard:
         rows = [
             (title, *(_score(summary[key]) for summary in health.values()))
             for key, title in HEALTH.items()
+            if all(key in summary for summary in health.values())  # files of before lack some
         ]
         parts = ["Without labels:", _table(("", *health), rows)]
         if "mapping" in result:

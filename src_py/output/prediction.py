@@ -1,6 +1,7 @@
 """Classifying image files: decoded by threads, block by block, so that memory stays bounded."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from tqdm import tqdm
 from src_py.clusters.corrections import NOTHING_SAID, correct
 from src_py.clusters.names import ClusterNames
 from src_py.images.decoding import Skipped, decode_in_threads
-from src_py.images.files import IMAGE_EXTENSIONS, find_files, read_square
+from src_py.images.files import read_square
+from src_py.images.finding import Found, survey
 from src_py.images.image_set import DataSettings
 from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
+from src_py.images.ranges import Range, stored_range
 from src_py.inference import infer
 from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
@@ -55,11 +58,7 @@ def list_files(paths: Iterable[Path], out: Path) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files = find_files(path, IMAGE_EXTENSIONS)
-            if path.resolve() in out.resolve().parents:
-                inside = path / out.resolve().relative_to(path.resolve())
-                files = [file for file in files if not file.is_relative_to(inside)]
-            found += files
+            found += _survey_outside(path, out).images
         elif path.is_file():
             found.append(path)
         elif path.exists():  # a pipe, a device: reading it might never end
@@ -69,6 +68,24 @@ def list_files(paths: Iterable[Path], out: Path) -> list[Path]:
     if not found:
         raise UserError(f"no image file in {', '.join(map(str, paths))}")
     return found
+
+
+def list_left_out(paths: Iterable[Path], out: Path) -> Skipped:
+    """Path and reason of the pictures below the folders named that are not even opened."""
+    folders = [path for path in paths if path.is_dir()]
+    found = [item for path in folders for item in _survey_outside(path, out).left_out]
+    return [(str(path), reason) for path, reason in found]
+
+
+def _survey_outside(folder: Path, out: Path) -> Found:
+    """What lies below a folder, without `out` where that lies there too."""
+    found = survey(folder)
+    if folder.resolve() not in out.resolve().parents:
+        return found
+    inside = folder / out.resolve().relative_to(folder.resolve())
+    images = [path for path in found.images if not path.is_relative_to(inside)]
+    left_out = [item for item in found.left_out if not item[0].is_relative_to(inside)]
+    return found._replace(images=images, left_out=left_out)
 
 
 @dataclass(frozen=True)
@@ -159,8 +176,17 @@ def classify_files(
     skipped: Skipped = []
     settings = classifier.settings
 
+    ranges = settings.ranges or {}
+    choose_stored = stored_range(ranges)
+    by_their_own: list[str] = []
+
+    def choose(sort: str, values: np.ndarray) -> Range:
+        if sort not in ranges:
+            by_their_own.append(sort)  # from several threads, which a list takes
+        return choose_stored(sort, values)
+
     def decode(path: Path) -> np.ndarray:
-        return read_square(path, settings.image_size, settings.channels)
+        return read_square(path, settings.image_size, settings.channels, choose)
 
     progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
     with progress, closing(decode_in_threads(decode, paths)) as decoding:
@@ -185,4 +211,6 @@ def classify_files(
                     readable, probabilities, probabilities.argmax(axis=1).tolist(), strict=True
                 )
             ]
+    for sort, count in Counter(by_their_own).items():
+        print(f"{count} images of {sort}, each by its own range: the run was trained on none")
     return predictions, skipped

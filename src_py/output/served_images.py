@@ -21,6 +21,7 @@ from src_py.images.loaders import ImageLoader
 from src_py.output.thumbnails import thumbnail
 
 SIDE = 160  # px of a thumbnail
+LARGEST_SHOWN = 2048  # px of the shorter side; larger images may be sent reduced
 QUALITY = 85  # of 100, JPEG
 CACHE_BYTES = 64 * 2**20  # of thumbnails kept in memory: some eight thousand
 # What browsers show, as it is; all else is sent as a JPEG.
@@ -85,7 +86,9 @@ class ServedImages:
         if kind in TYPES:
             return path, TYPES[kind]
         with self._decoding:
-            return _as_jpeg(Image.fromarray(read_image(path))), TYPES["JPEG"]
+            return _as_jpeg(Image.fromarray(read_image(path, at_least=LARGEST_SHOWN))), TYPES[
+                "JPEG"
+            ]
 
     def _make_thumbnail(self, row: int) -> bytes:
         if self._root is None:

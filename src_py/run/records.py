@@ -120,6 +120,7 @@ SETTINGS = Schema(
         "channels": lambda value: value in (1, 3) and type(value) is int,
         "mean": list_of(is_number),
         "std": list_of(is_number),
+        "ranges": or_none(texts_to(list_of(is_number))),
     }
 )
 # Which images were read: how many; a key of their names, sizes and times; one of what was decoded;
@@ -188,6 +189,9 @@ CACHE = Schema(
         "skipped": list_of(list_of(is_text)),
         "mean": list_of(is_number),
         "std": list_of(is_number),
+        "ranges": texts_to(list_of(is_number)),
+        "dark": is_count,
+        "lost": list_of(list_of(is_text)),
         "facts": is_text,
         "pixels": is_text,
     }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from src_py.datasets import digits_rows, find_idx, needed_root, open_torchvision_set, read_idx
-from src_py.images.files import find_images
+from src_py.images.finding import find_images
 from src_py.images.folders import split_folder
 from src_py.run.errors import UserError
 

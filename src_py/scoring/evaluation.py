@@ -13,6 +13,7 @@ from src_py.inference import infer
 from src_py.models import Backbone, ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.scoring.metrics import (
+    cluster_balance,
     cluster_summary,
     hungarian_mapping,
     kmeans_clusters,
@@ -98,7 +99,10 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
             result["neighbor_accuracy"] = neighbor_accuracy(neighbors, of_train)
     result["clusters"] = clusters
     result["label_free"] = {
-        name: {stage: cluster_summary(p) for stage, p in split.probabilities.items()}
+        name: {
+            stage: cluster_summary(p) | {"balance": cluster_balance(p)}
+            for stage, p in split.probabilities.items()
+        }
         for name, split in splits.items()
     }
     return result
@@ -136,7 +140,7 @@ def as_table(run: str, result: dict) -> str:
                 f"{summary['smallest']} to {summary['largest']} images each, "
                 f"mean confidence {summary['confidence']:.3f}, "
                 f"{summary['confident_fraction']:.1%} above .99, "
-                f"balance {summary['entropy']:.3f}"
+                f"balance {summary['balance']:.3f}"
             )
     return "\n".join(lines)
 

@@ -180,6 +180,17 @@ def cluster_summary(probabilities: np.ndarray) -> dict[str, float | int]:
     }
 
 
+def cluster_balance(probabilities: np.ndarray) -> float:
+    """The entropy of the clusters' sizes / log C, of (N, C) probabilities: 1 for equal sizes.
+
+    Unlike that of the mean row it is 0 when all rows are the same, however undecided.
+    """
+    clusters = probabilities.shape[1]
+    sizes = np.bincount(probabilities.argmax(axis=1), minlength=clusters)
+    shares = sizes[sizes > 0] / len(probabilities)
+    return float(-np.sum(shares * np.log(shares)) / np.log(clusters)) if clusters > 1 else 1.0
+
+
 def neighbor_accuracy(neighbors: np.ndarray, labels: np.ndarray) -> float:
     """The fraction of (N, k) neighbors that have their anchor's label; memory O(N k).
 

@@ -1,0 +1,59 @@
+"""A common budget of bytes for all threads that decode, so that memory does not grow with cores."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+SHARE = 1 / 8  # of the machine's memory, within the two bounds
+FEWEST, MOST = 2**28, 2**31  # bytes
+UNKNOWN_MEMORY = 8 * 2**30  # bytes, assumed where the system does not tell
+
+
+def machine_memory() -> int:
+    """Bytes."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return UNKNOWN_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class ByteBudget:
+    """Bytes that threads take and give back. One who asks for more than there are works alone."""
+
+    def __init__(self, limit: int, alone: AbstractContextManager | None = None) -> None:
+        """
+        Args:
+            limit: bytes that may be held at a time.
+            alone: a lock for those who ask for more; of several processes, one for all of them.
+        """
+        self.limit = limit
+        self._free = limit
+        self._given_back = threading.Condition()
+        self._alone = threading.Lock() if alone is None else alone
+
+    @contextmanager
+    def hold(self, wanted: int) -> Iterator[None]:
+        """Waits until `wanted` bytes are free, and holds them."""
+        if wanted > self.limit:
+            with self._alone, self._hold(self.limit):
+                yield
+        else:
+            with self._hold(wanted):
+                yield
+
+    @contextmanager
+    def _hold(self, wanted: int) -> Iterator[None]:
+        with self._given_back:
+            self._given_back.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        try:
+            yield
+        finally:
+            with self._given_back:
+                self._free += wanted
+                self._given_back.notify_all()
+
+
+def decoding_limit() -> int:
+    """Bytes that all decoding of a process may take at a time."""
+    return int(min(max(SHARE * machine_memory(), FEWEST), MOST))
