@@ -16,7 +16,7 @@ from src_py.models import (
     build_backbone,
     spec_from_dict,
 )
-from src_py.run.errors import UserError
+from src_py.run.errors import UserError, why_unreadable
 from src_py.run.files import as_plain, write_atomically
 from src_py.run.vocabulary import Vocabulary
 
@@ -80,9 +80,9 @@ def load_checkpoint(path: Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = str(error).split("\n", 1)[0]
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({reason}); make it again with --restart"
+            f"{path} cannot be read as a checkpoint ({why_unreadable(error)}); make it again with "
+            "--restart"
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this version; make it again with --restart")

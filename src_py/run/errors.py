@@ -1,5 +1,7 @@
 """Which exceptions are not the program's fault: a wrong input, and too little memory."""
 
+import pickle
+
 
 class UserError(Exception):
     """A wrong input. The message is one line: what was wrong, where, and what to do.
@@ -14,3 +16,17 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     said = ("can't allocate memory", "out of memory")
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why `torch.load` refused a file; its own words would tell how to run the code in it."""
+    told = str(error).lower()
+    if "unsupported global" in told or "unsupported class" in told:
+        return "it holds more than tensors and plain values, and could run code"
+    if isinstance(error, pickle.UnpicklingError | EOFError) or "central directory" in told:
+        return "it is damaged, cut short, or of another kind"
+    return first_line(error)

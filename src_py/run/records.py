@@ -120,8 +120,8 @@ SETTINGS = Schema(
         "channels": lambda value: value in (1, 3) and type(value) is int,
         "mean": list_of(is_number),
         "std": list_of(is_number),
-        "ranges": or_none(texts_to(list_of(is_number))),
-    }
+    },
+    {"ranges": or_none(texts_to(list_of(is_number)))},
 )
 # Which images were read: how many; a key of their names, sizes and times; one of what was decoded;
 # one of their names and sizes alone, which a moved folder keeps.

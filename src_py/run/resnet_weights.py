@@ -9,9 +9,9 @@ from torch import Tensor
 
 from configs.bounds import BOUNDS
 from src_py.models import BackboneSpec, ResNet18
-from src_py.run.errors import UserError
+from src_py.run.errors import UserError, first_line
 from src_py.run.vocabulary import Vocabulary, imagenet_vocabulary
-from src_py.run.weight_files import InitReport, fill, first_line
+from src_py.run.weight_files import InitReport, fill
 
 SMALLEST_SIDE = 64  # px: with ImageNet's stem the last stage then still sees 2 x 2 places
 MOST_BLOCKS = 100  # of a stage; ResNet-152 has 36

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from configs.weights import WEIGHTS, TextTower
-from src_py.run.errors import UserError
+from src_py.run.errors import UserError, first_line
 from src_py.run.init_option import InitOption
 from src_py.run.vocabulary import Vocabulary
-from src_py.run.weight_files import first_line, read_tensors
+from src_py.run.weight_files import read_tensors
 
 OWN_WORDS = Path(__file__).parents[2] / "configs" / "words.txt"
 PROMPT = "a photo of a {}"  # as CLIP's authors found better than the bare word

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from configs.weights import SIDE, SIDE_ON_CPU, WEIGHTS
 from src_py.models import TimmBackbone, TimmSpec, import_timm, set_input_size
-from src_py.run.errors import UserError
+from src_py.run.errors import UserError, first_line
 from src_py.run.hub import cached_weights, require_hub, weights_address
 from src_py.run.init_option import FILE_MARK, InitOption
 from src_py.run.vocabulary import Vocabulary, imagenet_vocabulary
-from src_py.run.weight_files import InitReport, fill, first_line, read_tensors, weights_among
+from src_py.run.weight_files import InitReport, fill, read_tensors, weights_among
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg

@@ -1,7 +1,6 @@
 """Files of weights: read without running code in them, unwrapped, and put into a network."""
 
 import argparse
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from src_py.run.errors import UserError
+from src_py.run.errors import UserError, why_unreadable
 
 FILE_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".safetensors")  # MoCo's files end in .pth.tar
 LEAST_MATCH = 0.5  # of the backbone's tensors; below it the file is of another network
@@ -99,20 +98,6 @@ def weights_among(names: Iterable[str]) -> list[str]:
     """The names that a report counts: not the images' statistics, which are the run's own, nor
     counts of batches, which older files lack and nothing here reads."""
     return [n for n in names if n not in STATISTICS and not n.endswith("num_batches_tracked")]
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def why_unreadable(error: Exception) -> str:
-    """Why `torch.load` refused a file; its own words would tell how to run the code in it."""
-    told = str(error).lower()
-    if "unsupported global" in told or "unsupported class" in told:
-        return "it holds more than tensors and plain values, and could run code"
-    if isinstance(error, pickle.UnpicklingError | EOFError) or "central directory" in told:
-        return "it is damaged, cut short, or of another kind"
-    return first_line(error)
 
 
 def _read(path: Path) -> object:
