@@ -21,6 +21,7 @@ from configs.config_scan import ScanConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.clusters.names import ClusterNames
 from src_py.run.checkpoints import load_checkpoint
+from src_py.run.claim import release
 from src_py.run.files import RunFiles, sha256
 from src_py.run.options import parse
 from tests.chromium import started_browser
@@ -48,6 +49,7 @@ def run(browser, photo_folder, tmp_path, monkeypatch):
         name = script.__name__
         monkeypatch.setattr(sys, "argv", [f"{name}.py", "--run", "mine", *arguments])
         script.main(parse(config_class, name, None)[0])
+    release()  # other processes go on with the run
     folder = tmp_path / "ckp" / "mine"
     names = ClusterNames(3, {}, (), sha256(folder / "scan.pt")[:12])
     suggestions = {cluster: [("rose", 0.62), ("tulip", 0.2)] for cluster in range(3)}
