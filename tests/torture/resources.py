@@ -1,5 +1,6 @@
 """Full disks, closed streams, missing permissions, little memory, and two at one time."""
 
+import ctypes
 import functools
 import os
 import random
@@ -26,7 +27,7 @@ from tests.torture.base import (
 )
 from tests.torture.kills import RESULTS
 
-NOBODY = 65534
+CAPABILITY_VERSION = 0x20080522
 
 
 def limit_files(largest: int) -> None:
@@ -53,12 +54,14 @@ def full_output() -> None:
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
 
-def become_nobody() -> None:
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+def heed_permissions() -> None:
+    """Also where root runs the campaign: without its capabilities it may write only where it says
+    so. See capset(2)."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
 
 
-# Of each: the stage, what is done in its process first, and the folders that nobody may write to.
+# Of each: the stage, what is done in its process first, and the folders that cannot be written to.
 FAULTS: list[tuple[str, Callable[[], None], tuple[str, ...]]] = [
     *((stage, functools.partial(limit_files, 2000), ()) for stage in STAGES),
     *((stage, functools.partial(limit_files, 60_000), ()) for stage in STAGES),
@@ -68,8 +71,8 @@ FAULTS: list[tuple[str, Callable[[], None], tuple[str, ...]]] = [
         for stage in ("extract_features", "selflabel")
     ),
     *((stage, full_output, ()) for stage in ("simclr", "selflabel")),
-    *((stage, become_nobody, ("ckp",)) for stage in STAGES),
-    *((stage, become_nobody, ("logs",)) for stage in ("simclr", "scan", "selflabel")),
+    *((stage, heed_permissions, ("ckp",)) for stage in STAGES),
+    *((stage, heed_permissions, ("logs",)) for stage in ("simclr", "scan", "selflabel")),
     *((stage, functools.partial(limit_memory, 2**26), ()) for stage in ("simclr", "scan")),
     *((stage, functools.partial(limit_open_files, 12), ()) for stage in ("simclr", "scan")),
 ]
@@ -79,14 +82,15 @@ def trial(base: Path, folder: Path, number: int) -> Verdict:
     """The stage begins over its finished one; what it cannot do, it says; then it succeeds."""
     stage, before, closed = FAULTS[number % len(FAULTS)]
     folder = copied(base, folder)
-    if before is become_nobody:
-        _open_to_all(folder, closed)
+    closed_folders = [folder / name for name in closed]
+    _allow_writing(closed_folders, False)
     arguments = STAGES[stage] + (() if stage == "extract_features" else ("--restart",))
     words = f"{stage}.py with {before} {closed}"
     try:
         run(folder, stage, *arguments, before=before)
     except Fault as fault:
         raise Fault(fault.verdict.outcome, f"{words}: {fault}") from None
+    _allow_writing(closed_folders, True)
     succeed(folder, stage, *arguments)
     for result in RESULTS[stage]:
         if content_of(folder / "ckp/mine" / result) != content_of(base / "ckp/mine" / result):
@@ -94,13 +98,11 @@ def trial(base: Path, folder: Path, number: int) -> Verdict:
     return HELD
 
 
-def _open_to_all(folder: Path, closed: tuple[str, ...]) -> None:
-    for parent in (folder, *folder.parents):
-        if os.stat(parent).st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(0o755 if parent != folder else 0o777)
-    for path in folder.rglob("*"):
-        mine = any(path.is_relative_to(folder / name) for name in closed)
-        path.chmod((0o755 if mine else 0o777) if path.is_dir() else (0o644 if mine else 0o666))
+def _allow_writing(folders: list[Path], allowed: bool) -> None:
+    for folder in folders:
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755 if allowed else 0o555)
 
 
 def company(base: Path, folder: Path, number: int) -> Verdict:
