@@ -145,6 +145,7 @@ results-photos: $(VENV)/installed
 	    --simclr="--init efficientnet_lite0" --scan="--clusters 15" --out results/scenes15
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --data $(DATA)/trashnet --recipes best --seeds 0,1,2 \
 	    --simclr="--init efficientnet_lite0" --scan="--clusters 6" --folder-labels --out results/trashnet
+	OMP_NUM_THREADS=1 $(BIN)/python -m src_py.research.ten_corrections trashnet-best-seed0 results/trashnet/corrections.json
 	rm -f results/flowers12/*/*/contact_sheet.png results/scenes15/*/*/contact_sheet.png \
 	    results/trashnet/*/*/contact_sheet.png  # whose photos are not ours to pass on
 

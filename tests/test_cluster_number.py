@@ -124,6 +124,10 @@ def test_a_finer_division_is_the_other_end_of_the_range():
     rows[3] = replace(rows[3], loss=0.15, agreement=0.85, silhouette=0.85)  # 5, not twice as many
     found = recommend(rows)
     assert (found.clusters, found.finer) == (3, 9)
+    rows[9] = replace(rows[9], loss=0.215, agreement=0.75, silhouette=0.75)  # 11, about as good
+    assert recommend(rows).finer == 11
+    rows[9] = replace(rows[9], agreement=0.7)
+    assert recommend(rows).finer == 9
     assert str(found).endswith("range: K = 3 for coarse kinds to 9 for fine ones")
     found = recommend(rows[:5])  # 2 to 6: only one number is twice as large
     assert found.finer == found.clusters == 3 and "range" not in str(found)

@@ -47,6 +47,7 @@ SILHOUETTE_ROWS = 2000  # its cost is quadratic
 NO_STRUCTURE = 0.25  # a best silhouette below it shows none (Kaufman and Rousseeuw, 1990)
 HIGHEST = 20  # clusters, unless asked for more
 FEWEST_COMPARED = 3  # numbers, for a finer division to be said
+ABOUT_AS_GOOD = 0.1  # of the best value, the most that a finer division falls behind
 FEWEST_PER_CLUSTER = 4  # images, on average: half of them train
 
 
@@ -78,9 +79,10 @@ class Recommendation:
     """
     Attributes:
         clusters: the number that is ahead.
-        finer: the number that is ahead among those of twice as many clusters and more; `clusters`
-            where too few of them were tried. Kinds have kinds of their own, as flowers are divided
-            by colour, then by species: what a person has in mind lies between the two.
+        finer: the largest number that is about as good as the one that is ahead among those of
+            twice as many clusters and more; `clusters` where too few of them were tried. Kinds have
+            kinds of their own, as flowers are divided by colour, then by species: what a person has
+            in mind lies between the two.
         reason: one line.
     """
 
@@ -196,8 +198,21 @@ def recommend(evidence: Sequence[Evidence]) -> Recommendation:
     if chosen == max(each.clusters for each in evidence):
         reasons.append(f"the end of the range: try also --highest {2 * chosen}")
     finer = [each for each in evidence if each.clusters >= 2 * chosen]
-    of_finer = _ahead(finer)[0] if len(finer) >= FEWEST_COMPARED else chosen
-    return Recommendation(chosen, of_finer, "; ".join(reasons))
+    finest = _finest(finer) if len(finer) >= FEWEST_COMPARED else chosen
+    return Recommendation(chosen, finest, "; ".join(reasons))
+
+
+def _finest(evidence: Sequence[Evidence]) -> int:
+    """The largest number that is, by each measure, within a tenth of the one that is ahead."""
+    ahead = _ahead(evidence)[0]
+    best = next(each for each in evidence if each.clusters == ahead)
+    return max(
+        each.clusters
+        for each in evidence
+        if each.loss <= best.loss * (1 + ABOUT_AS_GOOD)
+        and each.agreement >= best.agreement * (1 - ABOUT_AS_GOOD)
+        and each.silhouette >= best.silhouette - ABOUT_AS_GOOD * abs(best.silhouette)
+    )
 
 
 def _ahead(evidence: Sequence[Evidence]) -> tuple[int, dict[str, int]]:

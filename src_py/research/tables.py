@@ -16,27 +16,26 @@ BEGIN, END = "<!-- results -->\n", "<!-- end -->"
 # What the figures of a set are, in the order of the tables. A set that is not here comes last.
 ABOUT = {
     "digits": "Scikit-learn's digits, 1,437 to train on and 360 held out, at 16 px and width 16, "
-    "with the options of `make demo` on one CPU thread (`make results-digits`).",
+    "`make demo` on one CPU thread (`make results-digits`).",
     "digits-2-threads": "The same on two threads (`make results-digits`).",
-    "parts": "Both recipes on digits with five seeds, and each part of `best` left out in turn "
+    "parts": "Both recipes on digits, and each part of `best` left out in turn "
     "(`make results-parts`).",
-    "side-by-side": "The same digits in colour with CIFAR-10's views and a short schedule (20 + 10 "
-    "+ 10 epochs) (`make results-side-by-side`).",
-    "digits-png": "All 1,797 digits as 8 px PNG files in one folder, nothing but `--data` given "
-    "(`small_grey` is found); scored on these same images (`make results-folder`).",
+    "side-by-side": "The same digits in colour with CIFAR-10's views, 20 + 10 + 10 epochs "
+    "(`make results-side-by-side`).",
+    "digits-png": "All 1,797 digits as 8 px PNG files, nothing but `--data` given; scored on these "
+    "same images (`make results-folder`).",
     "digits-long-tail": "Digits of which the most frequent is ten times as frequent as the rarest "
     "(`make results-digits-long-tail`).",
-    "fashion_mnist": "Fashion-MNIST at 20 px and width 16, 2 epochs of the pretext and half an "
-    "epoch each of scan and selflabel, on one CPU thread (`make results-fashion-mnist`).",
+    "fashion_mnist": "Fashion-MNIST at 20 px and width 16, 2 + ½ + ½ epochs on one CPU thread "
+    "(`make results-fashion-mnist`).",
     "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 16 "
-    "px and width 16, within `--minutes 30` on one CPU thread (`make results-cifar10-cpu DATA=…`).",
+    "px and width 16, `--minutes 30` on one CPU thread (`make results-cifar10-cpu`).",
     "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
-    "part of Oxford Flowers, `--init efficientnet_lite0`, on one CPU thread "
-    "(`make results-photos DATA=…`).",
+    "part of Oxford Flowers, `--init efficientnet_lite0` (`make results-photos`).",
     "scenes15": "Fifteen kinds of scenes, 1,500 grey photos and 750 held out, reduced to 128 px "
-    "from a part of Scene-15, otherwise the same (`make results-photos DATA=…`).",
-    "trashnet": "Six kinds of waste of uneven numbers, 2,527 photos of TrashNet reduced to 128 px, "
-    "scored on these same photos, otherwise the same (`make results-photos DATA=…`).",
+    "from a part of Scene-15, likewise.",
+    "trashnet": "Six kinds of waste, 2,527 photos of TrashNet reduced to 128 px, likewise, scored "
+    "on these same photos.",
 }
 HEADER = """\
 | images | recipe | seeds | k-means on the features | scan | selflabel | worst selflabel |
