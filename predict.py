@@ -34,9 +34,15 @@ def main(config: PredictConfig) -> None:
     )
     from src_py.images.decoding import none_readable
     from src_py.images.run_images import load_settings
+    from src_py.images.seen import rows_by_pixels
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
-    from src_py.output.prediction import classify_files, list_left_out, open_classifier
+    from src_py.output.prediction import (
+        SeenImages,
+        classify_files,
+        list_left_out,
+        open_classifier,
+    )
     from src_py.output.sorting import end_moves, finish_moves
     from src_py.run.csv_tables import write_table
     from src_py.run.errors import UserError
@@ -61,8 +67,9 @@ def main(config: PredictConfig) -> None:
         return
 
     shown = GalleryImages() if config.gallery else None
+    seen = SeenImages.of_run(files, classifier, rows_by_pixels(files))
     given = corrections.of_files(paths, load_settings(files, config.data).folder)
-    predictions, skipped = classify_files(paths, classifier, cluster_names, shown, given)
+    predictions, skipped = classify_files(paths, classifier, cluster_names, shown, given, seen)
     skipped += list_left_out(config.paths, out)
     write_table(out / "skipped.csv", ("path", "reason"), skipped)
     if not predictions:

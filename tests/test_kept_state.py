@@ -28,7 +28,14 @@ from src_py.run.checkpoints import (
     save_checkpoint,
 )
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, sha256, write_array, write_atomically, write_record
+from src_py.run.files import (
+    RunFiles,
+    read_record,
+    sha256,
+    write_array,
+    write_atomically,
+    write_record,
+)
 from src_py.run.hardware import choose_hardware
 from src_py.run.options import parse
 from tests.conftest import PROJECT, write_image
@@ -141,6 +148,14 @@ def test_a_file_of_another_run_on_the_same_images_is_refused(files, name):
 def test_a_foreign_record_is_one_line(files, name, content):
     (files.checkpoints / name).write_bytes(content)
     assert name in refusal(lambda: READERS[name](files))
+
+
+@pytest.mark.parametrize("name", ["data.json", "selflabel.json"])
+def test_a_record_that_is_a_link_which_leads_nowhere_is_one_line(tmp_path, name):
+    path = tmp_path / name
+    path.symlink_to("nowhere")
+    with pytest.raises(UserError, match=rf"{name} is damaged \(not a file\); mend it"):
+        read_record(path, records.BEGUN, "mend it")
 
 
 def test_a_record_of_another_stage_is_refused(files):

@@ -14,10 +14,14 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.clusters.corrections import Corrections
+from src_py.clusters.names import ClusterNames
 from src_py.feature_space import FeatureSpace, condition, fitted_space
+from src_py.images.seen import rows_by_pixels
 from src_py.models import BackboneSpec, ClusterHeads, ResNet18
+from src_py.output.prediction import SeenImages, classify_files, open_classifier
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json
+from src_py.run.hardware import choose_hardware
 from src_py.stored_features import StoredFeatures
 from tests.conftest import write_image
 from tests.made_runs import write_data, write_stage
@@ -169,6 +173,26 @@ def test_after_the_mining_frozen_weights_are_not_run_again(mined):
     }
     with mined.log("selflabel").open() as file:
         assert len(list(csv.DictReader(file))) == 5
+
+
+def test_images_that_frozen_weights_have_seen_are_not_shown_again(mined, tmp_path, monkeypatch):
+    main_of("scan")(ScanConfig(**RUN, **SCAN, components=8))
+    photos = sorted((tmp_path / "photos").iterdir())
+    classifier = open_classifier(mined.output("scan"), choose_hardware("cpu"))
+    names = ClusterNames(4, {}, ())
+    seen = SeenImages.of_run(mined, classifier, rows_by_pixels(mined))
+    known, _ = classify_files(photos, classifier, names, seen=seen)  # the network refuses to run
+    monkeypatch.undo()
+    asked, _ = classify_files(photos, classifier, names)
+    assert [p.cluster for p in known] == [p.cluster for p in asked]
+    assert [p.confidence for p in known] == pytest.approx([p.confidence for p in asked], abs=1e-4)
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "new.png", kind=0, number=999)
+    (new,), _ = classify_files([tmp_path / "new.png"], classifier, names, seen=seen)
+    (alone,), _ = classify_files([tmp_path / "new.png"], classifier, names)
+    assert new == alone
+    mined.features.write_bytes(b"damaged")
+    assert SeenImages.of_run(mined, classifier, rows_by_pixels(mined)).rows == {}
 
 
 def test_the_published_recipe_trains_its_heads_on_stored_features_too(mined):

@@ -220,7 +220,7 @@ def _read_files(
     def read(row: int) -> torch.Tensor:
         """Fills one row and counts its pixels by value."""
         square, header = read_square_and_header(paths[row], size, channels, choose)
-        told = np.frombuffer(hashlib.sha256(square.tobytes()).digest(), np.uint8)
+        told = np.frombuffer(pixel_digest(square), np.uint8)
         facts[row] = (*header, shrink(square, THUMBNAIL_SIZE), told)
         pixels = square.transpose(2, 0, 1)
         if images is not None:
@@ -348,6 +348,30 @@ def _names_before(cache_dir: Path, split: str) -> list[str]:
 def _are_equal(ranges: Ranges, others: Ranges) -> bool:
     """Also where one of them has been JSON before."""
     return records.digest(ranges) == records.digest(others)
+
+
+def pixel_digest(square: np.ndarray) -> bytes:
+    """SHA-256 of a decoded image, (S, S, C) uint8: the same for the same picture in other files."""
+    return hashlib.sha256(square.tobytes()).digest()
+
+
+def pixels_digest(names: list[str], digests: np.ndarray) -> str:
+    """Of all images of a split together: (N,) names and (N, 32) uint8 of `pixel_digest`."""
+    pixels = hashlib.sha256(np.ascontiguousarray(digests).tobytes()).hexdigest()
+    return records.digest([records.digest(names), pixels])
+
+
+def cached_digests(cache_dir: Path, split: str) -> np.ndarray:
+    """(N, 32) uint8, the `pixel_digest` of each image that was kept; N = 0 where none was.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    try:
+        facts = load_array(_cache_files(cache_dir, split)[1])
+    except FileNotFoundError:
+        return np.empty((0, 32), np.uint8)
+    return facts["pixels"] if "pixels" in (facts.dtype.names or ()) else np.empty((0, 32), np.uint8)
 
 
 def _save_cache(cache_dir: Path, split: str, key: str, found: ImageSet) -> None:

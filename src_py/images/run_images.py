@@ -1,7 +1,6 @@
 """The images of a run: settled by the first stage, opened again by all others."""
 
 import csv
-import hashlib
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ from src_py.images.decoding import Skipped
 from src_py.images.folders import (
     NoReadableImage,
     folder_files,
+    pixels_digest,
     split_folder,
     what_is_left_out,
 )
@@ -122,17 +122,13 @@ def image_state(opened: OpenedImages) -> dict[str, Any]:
     """Which images these are, as a record keeps it; see records.IMAGES."""
     read = opened.read
     of_names = records.digest(read.names)
-    pixels = "" if read.facts is None else records.digest([of_names, _pixels_digest(read.facts)])
+    pixels = "" if read.facts is None else pixels_digest(read.names, read.facts["pixels"])
     return {
         "count": len(read.names),
         "key": read.key or of_names,
         "pixels": pixels,
         "listing": read.listing or of_names,
     }
-
-
-def _pixels_digest(facts: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(facts["pixels"]).tobytes()).hexdigest()
 
 
 def load_settings(files: RunFiles, folder: Path | None = None) -> DataSettings:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,7 @@ from src_py.clusters.names import ClusterNames
 from src_py.images.decoding import Skipped, decode_in_threads
 from src_py.images.files import read_square
 from src_py.images.finding import Found, survey
+from src_py.images.folders import pixel_digest
 from src_py.images.image_set import DataSettings
 from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
 from src_py.images.ranges import Range, stored_range
@@ -127,6 +128,47 @@ class Classifier:
         return features, self.probabilities(features)
 
 
+@dataclass(frozen=True)
+class SeenImages:
+    """What frozen weights gave for the images of a run; pixels they have seen are not shown again.
+
+    Attributes:
+        rows: of `features`, by an image's `pixel_digest`.
+        features: (N, D) on the device.
+    """
+
+    rows: Mapping[bytes, int]
+    features: Tensor
+
+    @staticmethod
+    def of_run(files: RunFiles, classifier: Classifier, rows: Mapping[bytes, int]) -> "SeenImages":
+        """Those of a run; none where its weights have been trained since, or nothing was kept."""
+        if not classifier.model.backbone.spec.frozen:
+            return NOTHING_SEEN
+        try:
+            features = torch.from_numpy(load_features(files)).to(classifier.hardware.device)
+        except UserError:  # damaged or gone: the network can do without
+            return NOTHING_SEEN
+        return SeenImages(rows, features)
+
+    def outputs(
+        self, classifier: Classifier, squares: Sequence[np.ndarray], images: ResidentImages
+    ) -> tuple[Tensor, np.ndarray]:
+        """As `Classifier.outputs`.
+
+        Args:
+            squares: the same images, as they were decoded.
+        """
+        rows = [self.rows.get(pixel_digest(square)) for square in squares] if self.rows else []
+        if not rows or None in rows:
+            return classifier.outputs(images)
+        features = self.features[rows]
+        return features, classifier.probabilities(features)
+
+
+NOTHING_SEEN = SeenImages({}, torch.empty(0, 0))
+
+
 def open_classifier(checkpoint: Path, hardware: Hardware, batch_size: int = 256) -> Classifier:
     """The classifier that scan.py or selflabel.py left in `checkpoint`."""
     model, content = load_clustering(checkpoint)
@@ -164,6 +206,7 @@ def classify_files(
     cluster_names: ClusterNames,
     shown: GalleryImages | None = None,
     given: Mapping[Path, int] = NOTHING_GIVEN,
+    seen: SeenImages = NOTHING_SEEN,
 ) -> tuple[list[Prediction], Skipped]:
     """Predictions for the readable files, in order, and (path, reason) of the others.
 
@@ -171,6 +214,7 @@ def classify_files(
         cluster_names: names and merged groups of the clusters.
         shown: where to put what a gallery needs of them.
         given: the cluster that a person said of some of them.
+        seen: what is known of images of the run.
     """
     predictions: list[Prediction] = []
     skipped: Skipped = []
@@ -199,7 +243,8 @@ def classify_files(
                 continue
             pixels = torch.from_numpy(np.stack([image for _, image in readable]))
             images = ResidentImages(pixels.permute(0, 3, 1, 2), classifier.hardware.device)
-            features, apart = classifier.outputs(images)
+            squares = [image for _, image in readable]
+            features, apart = seen.outputs(classifier, squares, images)
             said = np.array([given.get(path, NOTHING_SAID) for path, _ in readable])
             apart = correct(apart, said, cluster_names.clusters)
             if shown is not None:

@@ -335,7 +335,7 @@ def read_record(path: Path, schema: Schema, remedy: str) -> dict[str, Any] | Non
         UserError: when the file does not hold that (any more), or cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
+        if os.path.lexists(path) and not path.is_file():  # a folder, or a link that leads nowhere
             raise Damaged("not a file")
         return records.opened(path.read_bytes(), schema)
     except FileNotFoundError:

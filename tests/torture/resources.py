@@ -37,6 +37,7 @@ def limit_files(largest: int) -> None:
 
 
 def limit_memory(more: int) -> None:
+    """So many bytes more than now. With half of this Python itself cannot always end in order."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
 
@@ -73,7 +74,7 @@ FAULTS: list[tuple[str, Callable[[], None], tuple[str, ...]]] = [
     *((stage, full_output, ()) for stage in ("simclr", "selflabel")),
     *((stage, heed_permissions, ("ckp",)) for stage in STAGES),
     *((stage, heed_permissions, ("logs",)) for stage in ("simclr", "scan", "selflabel")),
-    *((stage, functools.partial(limit_memory, 2**26), ()) for stage in ("simclr", "scan")),
+    *((stage, functools.partial(limit_memory, 2**27), ()) for stage in ("simclr", "scan")),
     *((stage, functools.partial(limit_open_files, 12), ()) for stage in ("simclr", "scan")),
 ]
 
