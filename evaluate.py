@@ -16,7 +16,6 @@ from src_py.run.options import run_script
 def main(config: EvaluateConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     from src_py.clusters.classifier import load_cluster_names
-    from src_py.clusters.names import LABELS_FILE
     from src_py.images.run_images import load_settings, open_split, require_mined
     from src_py.output.gallery import save_contact_sheet
     from src_py.run.arrays import load_features, load_neighbors
@@ -24,7 +23,7 @@ def main(config: EvaluateConfig) -> None:
     from src_py.run.claim import settle
     from src_py.run.files import write_record
     from src_py.run.hardware import choose_hardware
-    from src_py.run.stages import CLASSIFIERS
+    from src_py.run.stages import CLASSIFIERS, LABELS_FILE
     from src_py.scoring import evaluation
     from src_py.scoring.class_labels import load_labels
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 def main(config: LabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     from src_py.clusters.classifier import load_cluster_names
-    from src_py.clusters.names import LABELS_FILE
     from src_py.run.checkpoints import load_checkpoint
     from src_py.run.claim import editing, settle
     from src_py.run.errors import UserError
+    from src_py.run.stages import LABELS_FILE
 
     if config.serve:
         serve(config)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,35 @@ def class_tree(tmp_path):
             kind = number * 4 // count
             write_image(folder / split / "abcd"[kind] / f"{number:02d}.png", kind, number)
     return folder
+
+
+@pytest.fixture(scope="session")
+def base_run(tmp_path_factory):
+    """A folder with 40 photos and a whole run of them, 'mine', which tests take copies of."""
+    folder = tmp_path_factory.mktemp("base")
+    for number in range(40):
+        write_image(folder / "photos" / f"{number:02d}.png", kind=number % 4, number=number)
+    few = ("--head-epochs", "2", "--candidate-heads", "3", "--heads", "2")
+    for script, *arguments in (
+        ("simclr", "--data", str(folder / "photos"), "--width", "4", *TINY),
+        ("extract_features", "--neighbors", "5", "--device", "cpu"),
+        ("scan", "--clusters", "4", *few, *TINY),
+        ("selflabel", "--threshold", "0.3", *TINY),
+    ):
+        command = [str(PROJECT / f"{script}.py"), "--run", "mine", *arguments]
+        done = (
+            Copy(command, folder).done()
+            if "forkserver" in multiprocessing.get_all_start_methods()
+            else subprocess.run(
+                [sys.executable, *command], cwd=folder, capture_output=True, text=True
+            )
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def finished_run(base_run, tmp_path):
+    """ckp/mine and logs/mine of a whole run of 40 photos, which lie elsewhere."""
+    for name in ("ckp", "logs"):
+        shutil.copytree(base_run / name, tmp_path / name)

@@ -1,20 +1,45 @@
 """ablation.py on a tiny set: every setting is run once, and the table has them all."""
 
+import importlib
 import json
+import sys
+from types import SimpleNamespace
 
+import pytest
+
+from configs.config_ablation import AblationConfig
+from src_py.research import ablation
 from src_py.research.ablation import as_table, mean_and_spread
+from src_py.run.options import parse
+from tests.script_process import Copy
 
 TINY = "--epochs 1 --batch-size 16"
 
 
-def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
+@pytest.fixture
+def compare(tmp_path, monkeypatch, capsys):
+    """Runs ablation.py in this process, and the scripts that it begins as copies of another."""
+
+    def run(*arguments):
+        words = list(map(str, arguments))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["ablation.py", *words])
+        begin = SimpleNamespace(run=lambda command: Copy(command[1:], tmp_path).done())
+        monkeypatch.setattr(ablation, "subprocess", begin)
+        importlib.import_module("ablation").main(parse(AblationConfig, "ablation", None)[0])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_settings_and_seeds_become_a_table(compare, class_tree, tmp_path):
     arguments = [
         "--data", class_tree, "--preset", "folder", "--recipes", "best", "--variants", "mutual",
         "--seeds", "1", f"--simclr={TINY} --width 4 --image-size 8",
         f"--scan={TINY} --clusters 4 --candidate-heads 2 --heads 2",
         f"--selflabel={TINY}", "--device", "cpu", "--out", "results/tiny",
     ]  # fmt: skip
-    told = run_script("ablation.py", *arguments).stdout
+    told = compare(*arguments)
     out = tmp_path / "results" / "tiny"
     table = (out / "table.md").read_text()
     assert table in told
@@ -26,7 +51,7 @@ def test_settings_and_seeds_become_a_table(run_script, class_tree, tmp_path):
         assert json.loads((kept / "simclr.json").read_text())["config"]["data"] == "tree"
         assert json.loads((kept / "machine.json").read_text())["training_seconds"] > 0
         assert (kept / "selflabel.csv").exists()
-    assert "evaluate" not in run_script("ablation.py", *arguments).stdout
+    assert "evaluate" not in compare(*arguments)
 
 
 def test_a_variant_needs_the_pretext_of_best(run_script, class_tree):

@@ -7,10 +7,11 @@ import pytest
 
 from src_py.clusters.classifier import choose_classifier, load_cluster_names, load_corrections
 from src_py.clusters.corrections import Corrections, correct, second_half
-from src_py.clusters.names import ClusterNames, place_aside
+from src_py.clusters.names import ClusterNames
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, hashes
+from src_py.run.stage_files import place_aside
 from tests.made_runs import write_data, write_stage
 
 NONE = Corrections(4, {})

@@ -172,8 +172,7 @@ def test_a_run_that_does_not_exist_names_the_first_command(run_script, script):
     assert "python simclr.py --run nothing_here" in line
 
 
-def test_every_missing_stage_is_named(run_script, photo_folder, tmp_path):
-    four_stages(run_script, ["--data", photo_folder], "mine")
+def test_every_missing_stage_is_named(run_script, finished_run, tmp_path):
     run = tmp_path / "ckp" / "mine"
     for missing, script, command in (
         ("scan.pt", "selflabel.py", "scan.py"),
@@ -216,9 +215,8 @@ def test_wrong_input_is_one_line_and_status_2(run_script, tmp_path, arguments, w
     assert not list(tmp_path.glob("ckp/*/*.pt"))
 
 
-def test_predict_refuses_what_it_cannot_classify(run_script, photo_folder, tmp_path):
+def test_predict_refuses_what_it_cannot_classify(run_script, finished_run, tmp_path):
     assert "no image" in run_script("predict.py", status=2).stderr
-    four_stages(run_script, ["--data", photo_folder], "mine")
     told = run_script("predict.py", "--run", "mine", tmp_path / "absent.png", status=2).stderr
     assert "absent.png does not exist" in told
     (tmp_path / "text.png").write_text("no")

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from configs.config_scan import ScanConfig
-from src_py.clusters.names import LABELS_FILE
 from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, write_atomically
 from src_py.run.hardware import choose_hardware
 from src_py.run.schedule import Schedule, Step
 from src_py.run.session import TrainingSession
+from src_py.run.stages import LABELS_FILE
 from tests.made_runs import SETTINGS, write_data
 
 

@@ -238,7 +238,8 @@ def test_cutout_erases_the_same_share_whatever_the_side(side):
 
     The mean area is known: E[(2 (L // 2))^2] without clipping, less what lies outside.
     """
-    images = torch.full((1000, 1, side, side), 128, dtype=torch.uint8)
+    count = 1000 if side < 100 else 400
+    images = torch.full((count, 1, side, side), 128, dtype=torch.uint8)
     plain, erasing = Augmentation(), Augmentation(cutout=0.5)
     statistics = ((0.2,), (0.5,))
     generator = torch.Generator().manual_seed(0)
@@ -252,7 +253,7 @@ def test_cutout_erases_the_same_share_whatever_the_side(side):
         inside = [min(c + half, side) - max(c - half, 0) for c in range(side)]
         total += (sum(inside) / side) ** 2
     expected = total / (side // 2) / side**2
-    assert erased == pytest.approx(expected, abs=0.004)
+    assert erased == pytest.approx(expected, abs=0.004 if side < 100 else 0.008)
 
 
 def test_the_largest_square_has_half_of_the_side():

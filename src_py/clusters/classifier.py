@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from src_py.clusters.corrections import Corrections
-from src_py.clusters.names import LABELS_FILE, ClusterNames
+from src_py.clusters.names import ClusterNames
 from src_py.run.claim import settle
 from src_py.run.files import RunFiles, sha256
-from src_py.run.stages import PRETEXTS
+from src_py.run.stages import LABELS_FILE, PRETEXTS
 
 CLASSIFIER_DIGITS = 12  # of the SHA-256 of scan.pt, in labels.json
 

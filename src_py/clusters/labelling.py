@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from src_py.clusters.corrections import NOTHING_SAID, Corrections, second_half
-from src_py.clusters.names import LABELS_FILE, MOST_ADDED, ClusterNames
+from src_py.clusters.names import MOST_ADDED, ClusterNames
 from src_py.run.claim import editing
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
+from src_py.run.stages import LABELS_FILE
 
 MOST_STEPS = 200  # that can be undone
 

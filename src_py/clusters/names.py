@@ -32,7 +32,6 @@ import numpy as np
 from src_py.run.errors import UserError
 from src_py.run.files import write_atomically
 
-LABELS_FILE = "labels.json"  # in ckp/<run>/
 VERSION = 1
 MOST_ADDED = 1000  # clusters, by splits
 
@@ -223,26 +222,6 @@ class ClusterNames:
 def comparable(name: str) -> str:
     """Equal for names that a reader, or a file system, takes for the same."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-
-
-def place_aside(path: Path) -> Path | None:
-    """Where what was said of clusters is kept, out of the way of new ones; None where nothing was.
-
-    Names that were only suggested are made again with the clusters, and replaced then.
-    """
-    if not path.exists() or _is_only_suggested(path):
-        return None
-    taken = len(list(path.parent.glob(f"{path.stem}.old*{path.suffix}")))
-    return path.with_name(f"{path.stem}.old{taken or ''}{path.suffix}")
-
-
-def _is_only_suggested(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError):  # corrections.csv, or what somebody has edited
-        return False
-    said = isinstance(content, dict) and (content.get("names") or content.get("merge"))
-    return isinstance(content, dict) and "suggestions" in content and not said
 
 
 def _block(brackets: str, lines: list[str]) -> str:

@@ -13,10 +13,9 @@ from configs.bounds import as_flag
 from configs.config_ablation import VARIANTS, AblationConfig
 from configs.config_scan import ScanConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
-from src_py.clusters.names import LABELS_FILE
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json, write_json, write_record
-from src_py.run.stages import CLASSIFIERS, PRETEXTS, chain
+from src_py.run.stages import CLASSIFIERS, LABELS_FILE, PRETEXTS, chain
 
 SCORES = ("acc", "nmi", "ari")
 # What the pretext leaves: a setting that changes only later stages begins with it.

@@ -5,16 +5,16 @@ scan.partial.pt     the latest state
 scan.json, scan.pt  of the last training that has ended; they stand until the next one ends
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from src_py.clusters.names import LABELS_FILE, place_aside
 from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.claim import Move, new, switch
 from src_py.run.errors import UserError
 from src_py.run.files import FREE_OPTIONS, RunFiles, settings_digest, sha256, write_record
-from src_py.run.stages import PRETEXTS
+from src_py.run.stages import LABELS_FILE, PRETEXTS
 
 UNFINISHED = ("states", "data")  # of a record: of use only until the training has ended
 
@@ -179,3 +179,23 @@ class StageFiles:
             raise UserError(
                 f"{path} is damaged, or not of this training; {self.files.remedy(self.stage)}"
             )
+
+
+def place_aside(path: Path) -> Path | None:
+    """Where what was said of clusters is kept, out of the way of new ones; None where nothing was.
+
+    Names that were only suggested are made again with the clusters, and replaced then.
+    """
+    if not path.exists() or _is_only_suggested(path):
+        return None
+    taken = len(list(path.parent.glob(f"{path.stem}.old*{path.suffix}")))
+    return path.with_name(f"{path.stem}.old{taken or ''}{path.suffix}")
+
+
+def _is_only_suggested(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):  # corrections.csv, or what somebody has edited
+        return False
+    said = isinstance(content, dict) and (content.get("names") or content.get("merge"))
+    return isinstance(content, dict) and "suggestions" in content and not said

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+LABELS_FILE = "labels.json"  # in ckp/<run>/; see clusters/names.py
 CORRECTIONS_FILE = "corrections.csv"  # see clusters/corrections.py
 
 # What guard.view_information compares two classifiers by.
