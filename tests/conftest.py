@@ -1,6 +1,5 @@
 """What the tests share: folders of small images, and the scripts run as a person runs them."""
 
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -15,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.script_process import SECONDS, Copy
+from tests.script_process import HAS_COPIES, SECONDS, Copy, prepare
 
+prepare()
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ("--epochs", "2", "--batch-size", "16", "--device", "cpu")
 
@@ -33,7 +33,7 @@ def run_script(tmp_path):
             environment: a folder whose modules come before the installed ones.
         """
         command = [str(PROJECT / script), *map(str, arguments)]
-        if environment is None and "forkserver" in multiprocessing.get_all_start_methods():
+        if environment is None and HAS_COPIES:
             done = Copy(command, tmp_path).done()
         else:
             variables = {} if environment is None else {"PYTHONPATH": str(environment)}
@@ -102,7 +102,7 @@ def base_run(tmp_path_factory):
         command = [str(PROJECT / f"{script}.py"), "--run", "mine", *arguments]
         done = (
             Copy(command, folder).done()
-            if "forkserver" in multiprocessing.get_all_start_methods()
+            if HAS_COPIES
             else subprocess.run(
                 [sys.executable, *command], cwd=folder, capture_output=True, text=True
             )

@@ -1,7 +1,7 @@
 """A script in a process of its own that need not import torch again.
 
-The standard library's fork server imports the packages once, and every script begins as a copy of
-it: with the packages in memory, and nothing of the project.
+The standard library's fork server imports the packages once, and what the scripts import of the
+project, but for what tells when a script was started; every script begins as a copy of it.
 """
 
 import multiprocessing
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,7 +19,21 @@ PACKAGES = (
     "faiss", "numpy", "PIL.Image", "scipy.optimize", "sklearn.cluster", "sklearn.datasets",
     "sklearn.metrics", "torch", "torch.utils.data", "tqdm", "tyro",
 )  # fmt: skip
+MODULES = (
+    "configs.config_scan", "src_py.cluster_heads", "src_py.clusters.calibration",
+    "src_py.clusters.suggestions", "src_py.images.run_images", "src_py.output.hand_off",
+    "src_py.output.prediction", "src_py.output.sorting", "src_py.scoring.class_labels",
+    "src_py.scoring.evaluation", "src_py.training_loops",
+)  # fmt: skip
 SECONDS = 300
+HAS_COPIES = "forkserver" in multiprocessing.get_all_start_methods()
+
+
+def prepare() -> None:
+    """Begins the fork server: to be called while the project's folder is the current one."""
+    if HAS_COPIES:
+        multiprocessing.set_forkserver_preload([*PACKAGES, *MODULES])
+        forkserver.ensure_running()
 
 
 def nothing() -> None:
@@ -38,7 +53,6 @@ class Copy:
             before: is called in the copy first; must be importable by name.
         """
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PACKAGES))
         self._kept = tempfile.TemporaryDirectory()
         self._streams = [Path(self._kept.name) / name for name in ("stdout", "stderr")]
         self.command = list(command)
