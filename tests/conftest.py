@@ -16,9 +16,12 @@ from PIL import Image
 
 from tests.script_process import HAS_COPIES, SECONDS, Copy, prepare
 
-prepare()
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ("--epochs", "2", "--batch-size", "16", "--device", "cpu")
+
+
+def pytest_configure() -> None:
+    prepare()
 
 
 @pytest.fixture

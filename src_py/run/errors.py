@@ -14,7 +14,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error means this, of torch on any device or of Python itself."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    said = ("can't allocate memory", "out of memory")
+    # The last is what oneDNN says of it.
+    said = ("can't allocate memory", "out of memory", "could not create a primitive")
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.conftest import PROJECT
+from tests.script_process import prepare
 from tests.torture import command_lines, images, kept_files, kills, resources
 from tests.torture.base import Fault, Outcome, Verdict, make_base
 
@@ -58,6 +59,7 @@ def campaign(kind: str, base: Path, numbers: list[int], ends: float) -> Iterator
 
 
 def main(arguments: list[str]) -> int:
+    prepare()
     started = time.monotonic()
     kinds = arguments[:1] or list(KINDS)
     rows, faults = [], 0
