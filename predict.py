@@ -38,6 +38,7 @@ def main(config: PredictConfig) -> None:
     from src_py.output.gallery_images import GalleryImages
     from src_py.output.hand_off import hand_off, write_predictions
     from src_py.output.prediction import (
+        NOTHING_SEEN,
         SeenImages,
         classify_files,
         list_left_out,
@@ -67,7 +68,9 @@ def main(config: PredictConfig) -> None:
         return
 
     shown = GalleryImages() if config.gallery else None
-    seen = SeenImages.of_run(files, classifier, rows_by_pixels(files))
+    seen = NOTHING_SEEN
+    if classifier.model.backbone.spec.frozen:
+        seen = SeenImages.of_run(files, classifier, rows_by_pixels(files))
     given = corrections.of_files(paths, load_settings(files, config.data).folder)
     predictions, skipped = classify_files(paths, classifier, cluster_names, shown, given, seen)
     skipped += list_left_out(config.paths, out)

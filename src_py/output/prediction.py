@@ -142,9 +142,7 @@ class SeenImages:
 
     @staticmethod
     def of_run(files: RunFiles, classifier: Classifier, rows: Mapping[bytes, int]) -> "SeenImages":
-        """Those of a run; none where its weights have been trained since, or nothing was kept."""
-        if not classifier.model.backbone.spec.frozen:
-            return NOTHING_SEEN
+        """Those of a run whose weights are frozen; none where nothing was kept."""
         try:
             features = torch.from_numpy(load_features(files)).to(classifier.hardware.device)
         except UserError:  # damaged or gone: the network can do without

@@ -97,7 +97,7 @@ def succeed(folder: Path, script: str, *arguments: str) -> None:
 
 
 def make_base(folder: Path) -> None:
-    """A whole run with names and a correction, and `part`, of which the first stage was killed."""
+    """A whole run of which one cluster has a name, and predictions for its images."""
     for number in range(IMAGES):
         write_image(folder / "photos" / f"{number:02d}.png", number % 4, number)
     for script, arguments in STAGES.items():

@@ -15,7 +15,6 @@ from tests.script_process import Copy
 from tests.torture.base import (
     HELD,
     PREDICT,
-    RUN,
     STAGES,
     Fault,
     Outcome,
@@ -132,6 +131,6 @@ def company(base: Path, folder: Path, number: int) -> Verdict:
         told = run(folder, stage, *arguments)
         if told.returncode and "--data" not in told.stderr:
             raise Fault(Outcome.LOST, f"{pair}, then {stage}.py: {told.stderr}")
-    if run(folder, "predict", *PREDICT, *RUN[:0]).returncode:
+    if run(folder, "predict", *PREDICT).returncode:
         raise Fault(Outcome.LOST, f"{pair}: predict.py refuses")
     return HELD
