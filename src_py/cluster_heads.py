@@ -22,6 +22,7 @@ from src_py.pseudo_labels import PseudoLabels
 from src_py.run.planning import Trained, asked_for, fit_head_epochs
 from src_py.run.schedule import ClusterStep
 from src_py.run.session import TrainingSession
+from src_py.run.training_stage import TrainingStage
 from src_py.stored_features import StoredFeatures
 
 FEWEST_HEAD_STEPS = 600  # a small set has few steps in an epoch; with 300 heads are not yet apart
@@ -83,7 +84,7 @@ def head_steps(
 
 
 def train_heads(
-    stored: StoredFeatures, pairs: NeighborPairs, config: ScanConfig, session: TrainingSession
+    stored: StoredFeatures, pairs: NeighborPairs, config: ScanConfig, session: TrainingStage
 ) -> tuple[ClusterHeads, int]:
     """Trains many cluster heads and keeps those of lowest SCAN loss, the lowest first.
 
@@ -190,8 +191,7 @@ def self_label_heads(
     optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate, fused=True)
     trained: Trained = {"heads": heads, "teacher": teacher}
     trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}
-    begun = session.stored_schedule(len(stored)) if session.is_resumable else None
-    schedule = begun or asked_for(config, len(stored))
+    schedule = session.stored_schedule(len(stored)) or asked_for(config, len(stored))
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
         if config.reliable_share and epoch % config.refresh_epochs == 0:

@@ -12,7 +12,7 @@ from configs.base_config import TrainingConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.run.hardware import Hardware
 from src_py.run.schedule import Schedule
-from src_py.run.session import TrainingSession
+from src_py.run.training_stage import TrainingStage
 
 Batch = TypeVar("Batch")
 Model = TypeVar("Model", bound=nn.Module)
@@ -71,7 +71,7 @@ class PretextRate:
         self.warmup = schedule.warmup_epochs / schedule.epochs
 
     def for_each(
-        self, batches: Iterable[Batch], epoch: int, session: TrainingSession
+        self, batches: Iterable[Batch], epoch: int, session: TrainingStage
     ) -> Iterator[Batch]:
         """The batches of an epoch, each with the optimizer at its rate."""
         for number, batch in enumerate(batches):

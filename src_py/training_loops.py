@@ -113,7 +113,7 @@ def _train_pretext(
 ) -> None:
     """SGD with a cosine schedule, for either generator of steps."""
     trained["model"].train()
-    schedule = plan(steps, trained, images, config, session)
+    schedule = session.stored_schedule(len(images)) or plan(steps, trained, images, config, session)
     rate = PretextRate(trained["optimizer"], config, schedule)
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
@@ -186,7 +186,9 @@ def train_scan(
     optimizer = adam(model, config)
     trained: Trained = {"model": model, "optimizer": optimizer}
     # An image in the place of its neighbor costs the same.
-    schedule = plan(scan_steps, trained, images, config, session, 2, head_epochs)
+    schedule = session.stored_schedule(len(images)) or plan(
+        scan_steps, trained, images, config, session, 2, head_epochs
+    )
     for epoch in session.epochs(schedule, average=average, **trained):
         generator = session.generator(epoch)
         anchors = shuffled_batches(
@@ -297,7 +299,9 @@ def train_self_label(
     optimizer = adam(model, config)
     trained: Trained = {"model": model, "teacher": teacher}
     trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}
-    schedule = plan(self_label_steps, trained, images, config, session)
+    schedule = session.stored_schedule(len(images)) or plan(
+        self_label_steps, trained, images, config, session
+    )
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
         if config.reliable_share and epoch % config.refresh_epochs == 0:

@@ -20,8 +20,8 @@ from src_py.images.loaders import ImageLoader, shuffled_batches
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.hardware import wait_for
 from src_py.run.schedule import Schedule, Step
-from src_py.run.session import TrainingSession
 from src_py.run.stages import PRETEXTS, STAGES, chain, evidence_looks
+from src_py.run.training_stage import TrainingStage
 
 START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
 EXIT = 1.0  # s that Python takes to start and to end
@@ -47,11 +47,11 @@ def plan(
     trained: Trained,
     images: ImageLoader,
     config: TrainingConfig,
-    session: TrainingSession,
+    session: TrainingStage,
     rows_per_image: int = 1,
     head_epochs: int = 0,
 ) -> Schedule:
-    """The schedule of a stage; of one that goes on, the one that it was begun with.
+    """The schedule of a stage that begins.
 
     Args:
         steps: the stage's generator of steps.
@@ -61,8 +61,6 @@ def plan(
     Raises:
         UserError: when the memory does not suffice for the smallest batch.
     """
-    if session.is_resumable:
-        return session.stored_schedule(len(images))
     schedule = asked_for(config, len(images), head_epochs)
     seconds = None
     while seconds is None:
@@ -95,7 +93,7 @@ def fit_minutes(
     seconds_per_image: float,
     is_frozen: bool,
     config: TrainingConfig,
-    session: TrainingSession,
+    session: TrainingStage,
 ) -> Schedule:
     """The schedule that ends within the stage's share of the minutes.
 
@@ -146,7 +144,7 @@ def fit_head_epochs(
     trained: Trained,
     batches: list[Tensor],
     config: TrainingConfig,
-    session: TrainingSession,
+    session: TrainingStage,
 ) -> tuple[int, float | None]:
     """As many epochs of heads alone as leave time for the network, and the seconds for them.
 
@@ -170,7 +168,7 @@ def fit_head_epochs(
     return min(head_epochs, max(1, int(left / epoch_seconds))), left
 
 
-def seconds_left(minutes: float, session: TrainingSession, reserved: float = 0.0) -> float:
+def seconds_left(minutes: float, session: TrainingStage, reserved: float = 0.0) -> float:
     """Of the minutes, for the training of this stage; below 0 when it is late.
 
     What an earlier stage left over, or took too much, is shared by the later ones.
@@ -210,7 +208,7 @@ def _seconds_per_image(
     trained: Trained,
     images: ImageLoader,
     config: TrainingConfig,
-    session: TrainingSession,
+    session: TrainingStage,
     rows_per_image: int,
 ) -> float:
     """Takes steps with a copy of what is trained, which is thrown away: two, to see whether the
@@ -242,7 +240,7 @@ def _trial_seconds(minutes: float) -> float:
     return min(TRIAL_SECONDS, TRIAL_SHARE * 60 * minutes)
 
 
-def _with_half_of_the_batch(schedule: Schedule, session: TrainingSession) -> Schedule:
+def _with_half_of_the_batch(schedule: Schedule, session: TrainingStage) -> Schedule:
     fitting = min(schedule.batch_size, schedule.images_per_epoch) // 2
     if fitting < SMALLEST_THAT_TRAINS:
         raise UserError(

@@ -1,11 +1,11 @@
-"""What the training stages share: resume, logs, progress, the seeds of each epoch."""
+"""What the training stages share: resume, records, logs, progress."""
 
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -15,15 +15,14 @@ from src_py.augmentation import Augmentation
 from src_py.clusters.health import ClusterHealth
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, as_plain, hashes, recorded
+from src_py.run.files import as_plain, hashes, recorded
 from src_py.run.hardware import Hardware
 from src_py.run.schedule import Schedule, Step
 from src_py.run.stage_files import StageFiles
+from src_py.run.training_stage import TrainingStage
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-Batch = TypeVar("Batch")
 
 
 class Stateful(Protocol):
@@ -34,11 +33,11 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> object: ...
 
 
-class TrainingSession:
+class TrainingSession(TrainingStage):
     """One training stage of one run, from its first epoch or from where it was interrupted.
 
-    Every epoch draws its random numbers from a generator that is seeded by (seed, stage, epoch):
-    a resumed stage therefore sees just what an uninterrupted one would have seen.
+    A resumed stage sees just what an uninterrupted one would have seen: an epoch's random numbers
+    depend on nothing before it.
     """
 
     def __init__(
@@ -52,22 +51,17 @@ class TrainingSession:
         """
         Args:
             made_from: files of earlier stages; when they change, the stage begins again.
-            started: when the script was, by time.monotonic(); its start-up counts as its time.
+            started: see TrainingStage.
 
         Raises:
             UserError: when the stage was begun with other options and `restart` is not set.
         """
-        self._seed, self._store_every = config.seed, config.checkpoint_seconds
-        self.files: RunFiles = config.files
-        self.stage = stage
-        self.hardware = hardware
+        super().__init__(config.files, stage, hardware, config.seed, started)
+        self._store_every = config.checkpoint_seconds
         self.history: list[dict[str, float]] = []
         self._warned: set[str] = set()
         self._sums: dict[str, torch.Tensor] = {}  # of an epoch's recorded values, on the device
         self._columns: dict[str, float] = {}
-        self._started = time.monotonic() if started is None else started
-        self.start_up = self.seconds
-        self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
         self._kept = StageFiles(self.files, stage, hashes(made_from), config.restart)
         self._options = recorded(config)
         self._tell_if_stale()
@@ -90,36 +84,8 @@ class TrainingSession:
         """What a first stage has settled of the images, for the run's later stages."""
         self._kept.remembered = settled
 
-    @property
-    def seconds(self) -> float:
-        """Since the stage was begun, without pauses between an interruption and its resume."""
-        return time.monotonic() - self._started
-
-    @property
-    def time_used(self) -> float:
-        """Of what training may take, a fraction; 0 where no end has been set."""
-        if self._ends is None:
-            return 0.0
-        first, last = self._ends
-        return min(1.0, (self.seconds - first) / max(last - first, 1e-9))
-
-    def end_training_in(self, seconds: float) -> None:
-        """From now on; at least one step of an epoch that has begun is trained."""
-        self._ends = (self.seconds, self.seconds + seconds)
-
-    def in_time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of an epoch, until the time is up."""
-        for batch in batches:
-            if self._steps and self.time_used >= 1:
-                return
-            yield batch
-
-    def generator(self, epoch: int) -> torch.Generator:
-        """The random numbers of one epoch, on the device."""
-        return self.hardware.generator(self._seed, *self.stage.encode(), epoch)
-
-    def stored_schedule(self, images: int) -> Schedule:
-        """The schedule that a stage that goes on was begun with.
+    def stored_schedule(self, images: int) -> Schedule | None:
+        """The schedule that a stage that goes on was begun with; None where it begins.
 
         Args:
             images: that there are now.
@@ -127,6 +93,8 @@ class TrainingSession:
         Raises:
             UserError: when they were others, or when the stage's record has no schedule.
         """
+        if not self.is_resumable:
+            return None
         stored = self._kept.begun or {}
         if "schedule" not in stored:
             raise UserError(
@@ -202,11 +170,6 @@ class TrainingSession:
             if kind not in self._warned or is_last:
                 self.say(f"{self.stage}: warning: {warning}")
         self._warned |= set(warnings)
-
-    def say(self, line: str) -> None:
-        """Prints a line without breaking the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
 
     def finish(self, content: dict, **facts: object) -> Path:
         """Puts the stage's final checkpoint in the place of an earlier one; the resumable state is
