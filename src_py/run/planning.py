@@ -6,6 +6,7 @@ the speed is then measured on a copy of what is trained, by the very steps that 
 
 import copy
 import math
+import mmap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,6 +36,7 @@ AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at m
 FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same images
 SMALLEST_BATCH = 64  # that more steps are made of
 SMALLEST_THAT_TRAINS = 2  # images: batch statistics need more than one
+LIBRARIES_MAP = 2**28  # bytes, at most, that kernels and threads take besides the tensors
 WARMUP_SHARE = 0.1  # of the epochs, at most
 
 
@@ -60,7 +62,9 @@ def plan(
 
     Raises:
         UserError: when the memory does not suffice for the smallest batch.
+        MemoryError: when it does not suffice for the libraries.
     """
+    _require_room_for_libraries()
     schedule = asked_for(config, len(images), head_epochs)
     seconds = None
     while seconds is None:
@@ -187,6 +191,15 @@ def seconds_left(minutes: float, session: TrainingStage, reserved: float = 0.0) 
     left = 60 * minutes - spent - session.seconds - reserved
     shares = [STAGES[stage].share for stage in run[place:]]
     return left * shares[0] / sum(shares)
+
+
+def _require_room_for_libraries() -> None:
+    """Native libraries may end the process where they get no memory, without a word: under a limit
+    on a process (`ulimit -v`) it is asked for first, and given back."""
+    try:
+        mmap.mmap(-1, LIBRARIES_MAP).close()
+    except OSError as error:
+        raise MemoryError(error.strerror) from None
 
 
 def _seconds_per_image_or_none(batch_size: int, *arguments: Any) -> float | None:
