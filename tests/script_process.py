@@ -15,9 +15,9 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PACKAGES = (
+PACKAGES = (  # torch._dynamo: the first optimizer imports it, for seconds
     "faiss", "numpy", "PIL.Image", "scipy.optimize", "sklearn.cluster", "sklearn.datasets",
-    "sklearn.metrics", "torch", "torch.utils.data", "tqdm", "tyro",
+    "sklearn.metrics", "torch", "torch._dynamo", "torch.utils.data", "tqdm", "tyro",
 )  # fmt: skip
 MODULES = (
     "configs.config_scan", "src_py.cluster_heads", "src_py.clusters.calibration",

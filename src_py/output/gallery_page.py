@@ -30,6 +30,7 @@ SHEET_QUALITY = 80  # of 100, WebP
 NEIGHBORS_SHOWN = 8
 MAP_SAMPLE = 2000  # rows that t-SNE places itself
 MAP_WIDTH = 50  # dimensions that PCA leaves to t-SNE
+MAP_ITERATIONS = 500  # of t-SNE, half of what scikit-learn takes: islands no longer move
 MAP_STEPS = 9999  # the page has map positions as whole numbers from 0 to this
 PLACED_BY = 3  # sampled rows that place another row
 BLOCK_ROWS = 4096  # compared with the sample at a time
@@ -155,7 +156,8 @@ def _place_sample(unit: np.ndarray) -> np.ndarray:
     components = PCA(min(MAP_WIDTH, rows, width), random_state=0).fit_transform(unit)
     perplexity = min(30, (rows - 1) / 3)  # scikit-learn's default, or what few rows allow
     start = "pca" if components.shape[1] > 1 else "random"
-    return TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(components)
+    placing = TSNE(perplexity=perplexity, init=start, max_iter=MAP_ITERATIONS, random_state=0)
+    return placing.fit_transform(components)
 
 
 def _place_near(unit: np.ndarray, sampled: np.ndarray, placed: np.ndarray) -> np.ndarray:
