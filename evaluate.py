@@ -19,11 +19,11 @@ def main(config: EvaluateConfig) -> None:
     from src_py.images.run_images import load_settings, open_split, require_mined
     from src_py.output.gallery import save_contact_sheet
     from src_py.run.arrays import load_features, load_neighbors
-    from src_py.run.checkpoints import load_clustering, load_contrastive
     from src_py.run.claim import settle
     from src_py.run.files import write_record
     from src_py.run.hardware import choose_hardware
     from src_py.run.stages import CLASSIFIERS, LABELS_FILE
+    from src_py.run.stored_models import load_clustering, load_contrastive
     from src_py.scoring import evaluation
     from src_py.scoring.class_labels import load_labels
 

@@ -24,8 +24,8 @@ def main(config: ExportConfig) -> None:
         trace,
     )
     from src_py.output.model_card import ModelCard
-    from src_py.run.checkpoints import load_clustering
     from src_py.run.files import write_atomically
+    from src_py.run.stored_models import load_clustering
 
     files = config.files
     if "onnx" in config.formats:

@@ -30,11 +30,11 @@ def main(config: ExtractFeaturesConfig) -> None:
         neighbor_statistics,
         with_directions,
     )
-    from src_py.run.checkpoints import load_contrastive
     from src_py.run.claim import claim, new, require_room, switch
     from src_py.run.csv_tables import write_table
     from src_py.run.files import hashes, recorded, settings_digest, write_array, write_record
     from src_py.run.hardware import choose_hardware
+    from src_py.run.stored_models import load_contrastive
 
     files = config.files
     claim(files, config.data)

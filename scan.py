@@ -18,7 +18,7 @@ def main(config: ScanConfig) -> None:
     from src_py.clusters import calibration, guard, suggestions
     from src_py.images import run_images
     from src_py.models import ClusteringModel
-    from src_py.run import arrays, checkpoints
+    from src_py.run import arrays, stored_models
     from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
@@ -41,7 +41,7 @@ def main(config: ScanConfig) -> None:
     features = torch.from_numpy(arrays.load_features(files)).to(hardware.device)  # (N, D)
 
     torch.manual_seed(config.seed)
-    backbone = checkpoints.load_contrastive(pretext).backbone
+    backbone = stored_models.load_contrastive(pretext).backbone
     frozen = backbone.spec.frozen
     views: guard.Views
     if frozen:
@@ -64,7 +64,7 @@ def main(config: ScanConfig) -> None:
         best = training_loops.keep_best_head(model, images, pairs, config, session)
         scan = guard.Candidate(*best)
 
-    pretrained = checkpoints.load_contrastive(pretext).backbone
+    pretrained = stored_models.load_contrastive(pretext).backbone
     kmeans = guard.kmeans_classifier(pretrained, features, pairs.neighbors, config, hardware)
     candidates = {"scan": scan, "kmeans": kmeans}
     compared = (candidates, views, pairs.neighbors, config, session)
@@ -72,7 +72,7 @@ def main(config: ScanConfig) -> None:
     model, logits = candidates[kept]
     temperature = calibration.calibrate("scan", logits, pairs.neighbors, session.say)
 
-    content = checkpoints.clustering_content(model, settings, temperature)
+    content = stored_models.clustering_content(model, settings, temperature)
     path = session.finish(content, kept=kept, information=information)
     suggestions.keep_suggestions(files, logits, session.say)
     print(f"{path} written; next: python selflabel.py {files.option}")

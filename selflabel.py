@@ -23,7 +23,7 @@ def main(config: SelfLabelConfig) -> None:
     from src_py import cluster_heads, training_loops
     from src_py.clusters import calibration, growing, guard, suggestions
     from src_py.images import run_images
-    from src_py.run import arrays, checkpoints
+    from src_py.run import arrays, stored_models
     from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
     from src_py.run.session import TrainingSession
@@ -42,7 +42,7 @@ def main(config: SelfLabelConfig) -> None:
     images = opened.loader
     neighbors = torch.from_numpy(arrays.load_neighbors(files)).to(hardware.device)  # (N, k)
 
-    begun = hardware.place(checkpoints.load_clustering(scan)[0])
+    begun = hardware.place(stored_models.load_clustering(scan)[0])
     frozen = begun.backbone.spec.frozen
     views: guard.Views
     if frozen:
@@ -72,7 +72,7 @@ def main(config: SelfLabelConfig) -> None:
     logits = views.logits(final)
     temperature = calibration.calibrate("selflabel", logits, neighbors, session.say)
 
-    content = checkpoints.clustering_content(final, settings, temperature)
+    content = stored_models.clustering_content(final, settings, temperature)
     path = session.finish(content, kept=kept, information=information, corrected=corrected)
     suggestions.keep_suggestions(files, logits, session.say)
     print(f"{path} written; next: python evaluate.py {files.option}")

@@ -16,13 +16,14 @@ def main(config: SimCLRConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import torch
 
+    from src_py.backbones import new_spec
     from src_py.images.run_images import settle_images, settled
-    from src_py.models import BackboneSpec, ContrastiveModel
-    from src_py.run.checkpoints import contrastive_content
+    from src_py.models import ContrastiveModel
     from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
     from src_py.run.pretrained import pretrained_model, starting_preset, weights_hint
     from src_py.run.session import TrainingSession
+    from src_py.run.stored_models import contrastive_content
     from src_py.training_loops import train_simclr
 
     claim(config.files, None if config.restart else config.data, begins_run=True)
@@ -43,7 +44,8 @@ def main(config: SimCLRConfig) -> None:
     if config.init:
         model, vocabulary = pretrained_model(config, settings)
     else:
-        spec = BackboneSpec.for_images(config.width, settings.channels, settings.image_size)
+        sizes = (config.width, settings.channels, settings.image_size)
+        spec = new_spec(config.backbone, *sizes)
         model = ContrastiveModel(spec, config.projection_dim)
     model.backbone.set_statistics(settings.mean, settings.std)
     hardware.place(model, config.compile)

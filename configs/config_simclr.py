@@ -18,7 +18,10 @@ class SimCLRConfig(TrainingConfig):
     momentum: float = 0.9  # of SGD
     warmup_epochs: int = 0  # of linear rise to the peak, before the cosine; at most half of all
     temperature: float = 0.1  # of NT-Xent
-    width: int = 64  # channels of ResNet-18's first stage; 64 gives 512-d (--init has its own)
+    backbone: Literal["resnet18", "compact"] = "resnet18"
+    """the network: the paper's, or a plain one that learns small images in a fraction of the time
+    (--init has its own)"""
+    width: int = 64  # channels of its first stage; features have eight times as many
     projection_dim: int = 128  # output of the projection head
     init: str | None = None
     """start from weights: a name of configs/weights.py (efficientnet_lite0, resnet18, dinov2, ...),

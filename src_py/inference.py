@@ -8,8 +8,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src_py.augmentation import Augmentation
+from src_py.backbones import Backbone
 from src_py.images.loaders import ImageLoader, ordered_batches
-from src_py.models import Backbone, ClusteringModel
+from src_py.models import ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.transforms import normalize, random_view, to_float
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from src_py.backbones import Backbone
 from src_py.feature_space import FeatureSpace
-from src_py.models import Backbone, ClusteringModel
+from src_py.models import ClusteringModel
 from src_py.run.arrays import load_features, load_views
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles

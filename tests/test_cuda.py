@@ -9,7 +9,8 @@ import torch
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.backbones import BackboneSpec, ResNet18
+from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.optimizers import adam, sgd
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run.hardware import choose_hardware

@@ -13,17 +13,19 @@ from PIL import Image
 
 import export
 from configs.config_export import ExportConfig
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.clusters.classifier import choose_classifier
 from src_py.clusters.names import ClusterNames
 from src_py.images.files import read_square
 from src_py.images.image_set import DataSettings
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
+from src_py.models import ClusterHeads, ClusteringModel
 from src_py.output import export as exporting
 from src_py.output.model_card import ModelCard
-from src_py.run.checkpoints import clustering_content, load_clustering, save_checkpoint
+from src_py.run.checkpoints import save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, hashes, sha256, write_record
 from src_py.run.stages import LABELS_FILE
+from src_py.run.stored_models import clustering_content, load_clustering
 from tests.conftest import PROJECT, write_image
 from tests.made_runs import IMAGES, write_data, write_stage
 

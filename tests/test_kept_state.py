@@ -17,16 +17,11 @@ import torch
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_scan import ScanConfig
 from configs.config_simclr import SimCLRConfig
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.images.loaders import _without_shortage
 from src_py.images.run_images import load_settings, open_mined, read_rows
-from src_py.models import BackboneSpec, ResNet18
 from src_py.run import arrays, claim, records
-from src_py.run.checkpoints import (
-    load_checkpoint,
-    load_clustering,
-    load_contrastive,
-    save_checkpoint,
-)
+from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import (
     RunFiles,
@@ -38,6 +33,7 @@ from src_py.run.files import (
 )
 from src_py.run.hardware import choose_hardware
 from src_py.run.options import parse
+from src_py.run.stored_models import load_clustering, load_contrastive
 from tests.conftest import PROJECT, write_image
 from tests.made_runs import write_data, write_stage
 

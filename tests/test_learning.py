@@ -26,10 +26,11 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py import cluster_heads, training_loops
 from src_py.augmentation import Augmentation
+from src_py.backbones import Backbone, BackboneSpec
 from src_py.images.loaders import ResidentImages
 from src_py.images.statistics import measure_mean_std
 from src_py.inference import infer
-from src_py.models import Backbone, BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel
+from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.neighbors import find_neighbors
 from src_py.run.hardware import Hardware

@@ -13,6 +13,7 @@ from PIL import Image
 
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
+from src_py.backbones import BackboneSpec
 from src_py.datasets import load_images
 from src_py.images import run_images as run_data
 from src_py.images.files import read_square
@@ -24,7 +25,7 @@ from src_py.images.run_images import (
     require_enough_images,
     settle_images,
 )
-from src_py.models import BackboneSpec, ContrastiveModel
+from src_py.models import ContrastiveModel
 from src_py.run.checkpoints import load_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles

@@ -3,17 +3,20 @@
 import pytest
 import torch
 
-from src_py.images.image_set import DataSettings
-from src_py.models import (
+from src_py.backbones import (
     BackboneSpec,
-    ClusterHeads,
-    ClusteringModel,
-    ContrastiveModel,
+    CompactSpec,
     ResNet18,
+    TimmSpec,
+    build_backbone,
+    new_spec,
     spec_from_dict,
 )
+from src_py.images.image_set import DataSettings
+from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.run import torchvision_compat  # noqa: F401
-from src_py.run.checkpoints import clustering_content, load_clustering, save_checkpoint
+from src_py.run.checkpoints import save_checkpoint
+from src_py.run.stored_models import clustering_content, load_clustering
 
 
 @pytest.mark.parametrize(
@@ -40,13 +43,23 @@ def test_imagenet_stem_equals_torchvision(name, blocks, bottleneck):
     assert ours.feature_dim == theirs(images).shape[1]
 
 
-def test_a_spec_survives_being_stored():
-    spec = BackboneSpec(64, 3, False, blocks=(3, 4, 6, 3), bottleneck=True, frozen=True)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        BackboneSpec(64, 3, False, blocks=(3, 4, 6, 3), bottleneck=True, frozen=True),
+        CompactSpec(16, 1, blocks=4, frozen=True),
+        TimmSpec("any", 3, 128, frozen=True, pooling="avg"),
+    ],
+)
+def test_a_spec_survives_being_stored(spec):
     assert spec_from_dict(spec.as_dict()) == spec
 
 
-def test_a_frozen_backbone_stays_in_eval_mode():
-    backbone = ResNet18(BackboneSpec(4, 3, small_stem=True, frozen=True))
+@pytest.mark.parametrize(
+    "spec", [BackboneSpec(4, 3, small_stem=True, frozen=True), CompactSpec(4, 3, frozen=True)]
+)
+def test_a_frozen_backbone_stays_in_eval_mode(spec):
+    backbone = build_backbone(spec)
     model = ClusteringModel(backbone, ClusterHeads(32, clusters=3, heads=1)).train()
     assert not any(module.training for module in backbone.modules())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
@@ -62,6 +75,23 @@ def test_features_have_eight_times_the_width(width, channels, size):
     images = torch.randn(2, channels, size, size)
     assert ResNet18(spec)(images).shape == (2, 8 * width)
     assert ContrastiveModel(spec, projection_dim=128)(images).shape == (2, 128)
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "side"), [(8, 3, 1), (16, 3, 2), (28, 3, 4), (32, 3, 4), (96, 5, 3)]
+)
+def test_the_compact_network_ends_on_a_small_map_whatever_the_size(size, blocks, side):
+    spec = new_spec("compact", 4, 1, size)
+    backbone = build_backbone(spec)
+    images = torch.randn(2, 1, size, size)
+    assert spec.blocks == blocks and backbone(images).shape == (2, backbone.feature_dim) == (2, 32)
+    assert backbone.blocks(backbone.conv1(images)).shape == (2, 32, side, side)
+
+
+def test_every_weight_of_the_compact_network_learns():
+    backbone = build_backbone(new_spec("compact", 4, 3, 32))
+    backbone(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in backbone.parameters())
 
 
 def test_width_64_gives_the_papers_512_features():

@@ -10,8 +10,9 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py import training_loops
+from src_py.backbones import BackboneSpec
 from src_py.images.loaders import ResidentImages
-from src_py.models import BackboneSpec, ContrastiveModel, KeyQueue
+from src_py.models import ContrastiveModel, KeyQueue
 from src_py.optimizers import descend
 from src_py.run import planning
 from src_py.run.errors import UserError, is_out_of_memory

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from configs.config_predict import PredictConfig
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.clusters.classifier import choose_classifier
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
 from src_py.images.image_set import DataSettings
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
-from src_py.run.checkpoints import clustering_content, save_checkpoint
+from src_py.models import ClusterHeads, ClusteringModel
+from src_py.run.checkpoints import save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, hashes, sha256, write_json
 from src_py.run.options import parse
+from src_py.run.stored_models import clustering_content
 from tests.conftest import PROJECT, write_image
 from tests.made_runs import write_data, write_stage
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.clusters.names import ClusterNames
 from src_py.images.image_set import DataSettings
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18
+from src_py.models import ClusterHeads, ClusteringModel
 from src_py.output.prediction import Classifier, classify_files, list_files
 from src_py.run.errors import UserError
 from src_py.run.hardware import choose_hardware

@@ -9,18 +9,19 @@ import torch
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
 from configs.weights import IMAGENET_MEAN, IMAGENET_STD
+from src_py.backbones import BackboneSpec, ResNet18, import_timm
 from src_py.images.image_set import DataSettings
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ResNet18, import_timm
+from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run import torchvision_compat  # noqa: F401  (must precede torchvision)
-from src_py.run.checkpoints import (
+from src_py.run.checkpoints import save_checkpoint
+from src_py.run.errors import UserError
+from src_py.run.pretrained import load_backbone, pretrained_model, pretrained_preset
+from src_py.run.stored_models import (
     clustering_content,
     contrastive_content,
     load_clustering,
     load_contrastive,
-    save_checkpoint,
 )
-from src_py.run.errors import UserError
-from src_py.run.pretrained import load_backbone, pretrained_model, pretrained_preset
 
 import torchvision  # isort: skip
 

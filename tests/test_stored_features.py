@@ -13,11 +13,12 @@ from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
 from src_py.feature_space import FeatureSpace, condition, fitted_space
 from src_py.images.seen import rows_by_pixels
-from src_py.models import BackboneSpec, ClusterHeads, ResNet18
+from src_py.models import ClusterHeads
 from src_py.output.prediction import SeenImages, classify_files, open_classifier
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json
@@ -149,7 +150,7 @@ def mined(tmp_path, monkeypatch):
 
 def accuracy(files, stage):
     """By the best matching of clusters and kinds."""
-    from src_py.run.checkpoints import load_clustering
+    from src_py.run.stored_models import load_clustering
     from src_py.scoring.metrics import score
 
     heads = load_clustering(files.output(stage))[0].heads
@@ -209,7 +210,7 @@ def test_what_a_person_says_is_learned_whatever_the_evidence(mined):
     main_of("selflabel")(SelfLabelConfig(**RUN, epochs=100, ema_decay=0.9))
     record = load_json(mined.config("selflabel"))
     assert record["corrected"] and record["kept"] == "selflabel"
-    from src_py.run.checkpoints import load_clustering
+    from src_py.run.stored_models import load_clustering
 
     heads = load_clustering(mined.output("selflabel"))[0].heads
     found = heads(torch.from_numpy(np.load(mined.features)))[0].argmax(dim=1)

@@ -17,6 +17,7 @@ MOST_LINES = 400
 METHOD = {"datasets", "transforms", "models", "losses", "neighbors", "training_loops"}
 PARTS_OF_THE_LOOPS = {
     "augmentation",
+    "backbones",
     "cluster_heads",
     "feature_space",
     "inference",

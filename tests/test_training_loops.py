@@ -10,8 +10,9 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py import cluster_heads, inference, optimizers, training_loops
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.images.loaders import ResidentImages
-from src_py.models import BackboneSpec, ClusterHeads, ClusteringModel, ContrastiveModel, ResNet18
+from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.run import planning
 from src_py.run.hardware import choose_hardware

@@ -14,18 +14,12 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py import training_loops
 from src_py.augmentation import PLAIN_VIEW, STRONG_VIEW, Augmentation
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.cluster_heads import head_steps, train_heads
 from src_py.clusters.number import ClusterNumberStudy
 from src_py.images.loaders import ResidentImages
 from src_py.losses import UNRELIABLE, ScanLoss, SelfLabelLoss, scan_loss
-from src_py.models import (
-    BackboneSpec,
-    ClusterHeads,
-    ClusteringModel,
-    ContrastiveModel,
-    KeyQueue,
-    ResNet18,
-)
+from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel, KeyQueue
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.optimizers import adam, descend, sgd
 from src_py.pseudo_labels import PseudoLabels

@@ -10,9 +10,10 @@ import torch
 
 from configs.config_simclr import SimCLRConfig
 from src_py.run import torchvision_compat  # noqa: F401  (must precede torchvision)
-from src_py.run.checkpoints import contrastive_content, load_vocabulary, save_checkpoint
+from src_py.run.checkpoints import save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.pretrained import load_backbone, pretrained_model
+from src_py.run.stored_models import contrastive_content, load_vocabulary
 from src_py.run.text_words import OWN_WORDS, PROMPT, read_words
 from src_py.run.vocabulary import Vocabulary, imagenet_words
 from tests.small_networks import SIZE, SMALL, random_weights, settings_of, use_small_networks

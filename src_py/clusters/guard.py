@@ -23,11 +23,12 @@ from torch.nn import functional as F
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from src_py.augmentation import Augmentation
+from src_py.backbones import Backbone
 from src_py.clusters.calibration import fit_temperature
 from src_py.clusters.kmeans import SAMPLE, kmeans_centers
 from src_py.images.loaders import ImageLoader
 from src_py.inference import all_logits, infer
-from src_py.models import Backbone, ClusterHeads, ClusteringModel
+from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
 from src_py.run.stages import EVIDENCE_PAIRS, EVIDENCE_VIEWS

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from src_py.clusters.classifier import load_cluster_names
 from src_py.run.arrays import load_features
-from src_py.run.checkpoints import load_vocabulary
 from src_py.run.files import RunFiles
 from src_py.run.stages import LABELS_FILE, PRETEXTS
+from src_py.run.stored_models import load_vocabulary
 from src_py.run.vocabulary import Vocabulary
 
 BATCH = 4096  # images whose words are told at once

@@ -28,10 +28,10 @@ from src_py.inference import infer
 from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
 from src_py.run.arrays import load_features
-from src_py.run.checkpoints import load_clustering
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 from src_py.run.hardware import Hardware
+from src_py.run.stored_models import load_clustering
 
 SHOWN_AT_ONCE = 256  # images whose thumbnails are made together
 NOTHING_GIVEN: Mapping[Path, int] = MappingProxyType({})

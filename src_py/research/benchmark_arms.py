@@ -17,17 +17,11 @@ from configs.config_predict import PredictConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
+from src_py.backbones import Backbone, BackboneSpec, ResNet18
 from src_py.images.loaders import ResidentImages
 from src_py.inference import infer
 from src_py.losses import nt_xent, scan_loss, self_label_loss
-from src_py.models import (
-    Backbone,
-    BackboneSpec,
-    ClusterHeads,
-    ClusteringModel,
-    ContrastiveModel,
-    ResNet18,
-)
+from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.neighbors import find_neighbors, neighbor_recall
 from src_py.optimizers import adam, descend, sgd
 from src_py.pseudo_labels import PseudoLabels

@@ -17,9 +17,9 @@ import torch
 
 from src_py.clusters.corrections import Corrections
 from src_py.images.run_images import load_settings, read_rows
-from src_py.run.checkpoints import load_clustering
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, write_json
+from src_py.run.stored_models import load_clustering
 from src_py.scoring.class_labels import load_labels
 from src_py.scoring.metrics import hungarian_mapping
 

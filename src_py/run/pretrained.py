@@ -15,8 +15,9 @@ from torch import Tensor
 from configs.config_simclr import SimCLRConfig
 from configs.presets import FOLDER_PRESET, PRESETS, Preset
 from configs.weights import IMAGENET_MEAN, IMAGENET_STD, SIDE, SIDE_ON_CPU
+from src_py.backbones import Backbone
 from src_py.images.image_set import DataSettings
-from src_py.models import Backbone, ContrastiveModel
+from src_py.models import ContrastiveModel
 from src_py.run.errors import UserError
 from src_py.run.hub import hub_folder
 from src_py.run.init_option import FILE_MARK, InitOption, parse_init

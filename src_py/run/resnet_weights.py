@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.bounds import BOUNDS
-from src_py.models import BackboneSpec, ResNet18
+from src_py.backbones import BackboneSpec, ResNet18
 from src_py.run.errors import UserError, first_line
 from src_py.run.vocabulary import Vocabulary, imagenet_vocabulary
 from src_py.run.weight_files import InitReport, fill

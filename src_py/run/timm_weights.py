@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.weights import SIDE, SIDE_ON_CPU, WEIGHTS
-from src_py.models import TimmBackbone, TimmSpec, import_timm, set_input_size
+from src_py.backbones import TimmBackbone, TimmSpec, import_timm, set_input_size
 from src_py.run.errors import UserError, first_line
 from src_py.run.hub import cached_weights, require_hub, weights_address
 from src_py.run.init_option import FILE_MARK, InitOption

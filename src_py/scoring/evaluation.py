@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src_py.backbones import Backbone
 from src_py.clusters.names import ClusterNames
 from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.inference import infer
-from src_py.models import Backbone, ClusteringModel
+from src_py.models import ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.scoring.metrics import (
     cluster_balance,
