@@ -102,7 +102,7 @@ SMALL_GREY: Stages = {
 SMALL_GREY_BEST: Stages = {
     "simclr": {"backbone": "compact"},
     "extract_features": {"components": 64},
-    "scan": {"epochs": 10, "learning_rate": 3e-4, "plain_neighbors": False},
+    "scan": {"epochs": 10, "learning_rate": 3e-4, "mutual": True, "plain_neighbors": False},
     "selflabel": {"epochs": 10, "learning_rate": 3e-4},
 }
 

@@ -17,9 +17,10 @@ import torch
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_scan import ScanConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.backbones import BackboneSpec, ResNet18
+from src_py.backbones import BackboneSpec, CompactSpec, ResNet18
 from src_py.images.loaders import _without_shortage
 from src_py.images.run_images import load_settings, open_mined, read_rows
+from src_py.models import ContrastiveModel
 from src_py.run import arrays, claim, records
 from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
@@ -33,7 +34,7 @@ from src_py.run.files import (
 )
 from src_py.run.hardware import choose_hardware
 from src_py.run.options import parse
-from src_py.run.stored_models import load_clustering, load_contrastive
+from src_py.run.stored_models import contrastive_content, load_clustering, load_contrastive
 from tests.conftest import PROJECT, write_image
 from tests.made_runs import write_data, write_stage
 
@@ -203,6 +204,15 @@ def test_a_changed_size_of_the_network_is_one_line(files, tmp_path, change):
     content["backbone"] |= change
     save_checkpoint(tmp_path / "pretext.pt", content)
     assert "pretext.pt" in refusal(lambda: load_contrastive(tmp_path / "pretext.pt"))
+
+
+def test_a_changed_number_of_compact_blocks_is_one_line(tmp_path):
+    content = contrastive_content(ContrastiveModel(CompactSpec(4, 3)))
+    save_checkpoint(tmp_path / "pretext.pt", content)
+    assert load_contrastive(tmp_path / "pretext.pt").backbone.spec == CompactSpec(4, 3)
+    content["backbone"]["blocks"] = 10**5
+    save_checkpoint(tmp_path / "pretext.pt", content)
+    assert "100000 blocks" in refusal(lambda: load_contrastive(tmp_path / "pretext.pt"))
 
 
 def test_images_that_were_exchanged_after_the_mining_are_noticed(files, tmp_path, capsys):
