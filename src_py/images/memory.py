@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 SHARE = 1 / 8  # of the machine's memory, within the two bounds
 FEWEST, MOST = 2**28, 2**31  # bytes
@@ -34,24 +34,18 @@ class ByteBudget:
     @contextmanager
     def hold(self, wanted: int) -> Iterator[None]:
         """Waits until `wanted` bytes are free, and holds them."""
-        if wanted > self.limit:
-            with self._alone, self._hold(self.limit):
-                yield
-        else:
-            with self._hold(wanted):
-                yield
-
-    @contextmanager
-    def _hold(self, wanted: int) -> Iterator[None]:
-        with self._given_back:
-            self._given_back.wait_for(lambda: self._free >= wanted)
-            self._free -= wanted
-        try:
-            yield
-        finally:
+        is_alone = wanted > self.limit
+        wanted = min(wanted, self.limit)
+        with self._alone if is_alone else nullcontext():
             with self._given_back:
-                self._free += wanted
-                self._given_back.notify_all()
+                self._given_back.wait_for(lambda: self._free >= wanted)
+                self._free -= wanted
+            try:
+                yield
+            finally:
+                with self._given_back:
+                    self._free += wanted
+                    self._given_back.notify_all()
 
 
 def decoding_limit() -> int:
