@@ -160,12 +160,7 @@ def digits_scores():
 
 def test_digits_reach_what_the_project_promises():
     scores = digits_scores()
-    assert len(scores) >= 20 and statistics.mean(scores) >= 0.975
-
-
-@pytest.mark.xfail(strict=True, reason="seed 18 ends at .953")
-def test_the_worst_seed_of_digits_reaches_what_the_project_promises():
-    assert min(digits_scores()) >= 0.955
+    assert len(scores) >= 20 and statistics.mean(scores) >= 0.975 and min(scores) >= 0.955
 
 
 def test_unequal_kinds_gain_what_is_said():
