@@ -121,12 +121,14 @@ def what_is_left_out(root: Path) -> tuple[Skipped, Counter[str]]:
     looked into; how many other files there are, by extension."""
     found = survey(root)
     folders = [folder for split in ("train", "test") if (folder := split_folder(root, split))]
-    names = " and ".join(f"{folder.name}/" for folder in folders)
-    left_out = found.left_out + [
-        (path, f"outside of {names}")
-        for path in found.images
-        if not any(path.is_relative_to(folder) for folder in folders)
-    ]
+    left_out = found.left_out
+    if root not in folders:
+        names = " and ".join(f"{folder.name}/" for folder in folders)
+        left_out = left_out + [
+            (path, f"outside of {names}")
+            for path in found.images
+            if not any(path.is_relative_to(folder) for folder in folders)
+        ]
     return [(path.relative_to(root).as_posix(), why) for path, why in left_out], found.others
 
 
@@ -216,15 +218,20 @@ def _read_files(
     facts = np.zeros(len(paths), facts_type(channels))
     finder = RangeFinder()
     choose = finder if ranges is None else stored_range(ranges)
+    nothing = torch.zeros(channels, 256, dtype=torch.int64)
+    deep: list[int] = []
 
     def read(row: int) -> torch.Tensor:
-        """Fills one row and counts its pixels by value."""
+        """Fills one row and counts its pixels by value, unless their range is still to be found."""
         square, header = read_square_and_header(paths[row], size, channels, choose)
         told = np.frombuffer(pixel_digest(square), np.uint8)
         facts[row] = (*header, shrink(square, THUMBNAIL_SIZE), told)
         pixels = square.transpose(2, 0, 1)
         if images is not None:
             images[row] = pixels
+        if choose is finder and sort_of(header.mode):
+            deep.append(row)
+            return nothing
         return histogram(torch.from_numpy(np.ascontiguousarray(pixels))[None])
 
     def read_rows(rows: Sequence[int], description: str) -> Iterator[tuple[int, Any]]:
@@ -233,21 +240,18 @@ def _read_files(
         progress = tqdm(reading, description, len(rows), unit="image", disable=quiet)
         return zip(rows, progress, strict=True)
 
-    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    counts = nothing.clone()
     unreadable: dict[int, str] = {}
-    deep: list[int] = []
     for row, result in read_rows(range(len(paths)), "reading"):
         if isinstance(result, str):
             unreadable[row] = result
-        elif ranges is None and sort_of(str(facts["mode"][row])):
-            deep.append(row)
         else:
             counts += result
     if ranges is None:
         ranges = finder.common()
         choose = stored_range(ranges)
         # Each was seen by its own range so far.
-        for row, result in read_rows(deep, "by common range"):
+        for row, result in read_rows(sorted(deep), "by common range"):
             if isinstance(result, str):
                 unreadable[row] = result
             else:
