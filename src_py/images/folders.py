@@ -121,14 +121,11 @@ def what_is_left_out(root: Path) -> tuple[Skipped, Counter[str]]:
     looked into; how many other files there are, by extension."""
     found = survey(root)
     folders = [folder for split in ("train", "test") if (folder := split_folder(root, split))]
-    left_out = found.left_out
+    names = " and ".join(f"{folder.name}/" for folder in folders)
+    outside: list[Path] = []
     if root not in folders:
-        names = " and ".join(f"{folder.name}/" for folder in folders)
-        left_out = left_out + [
-            (path, f"outside of {names}")
-            for path in found.images
-            if not any(path.is_relative_to(folder) for folder in folders)
-        ]
+        outside = [path for path in found.images if not any(map(path.is_relative_to, folders))]
+    left_out = found.left_out + [(path, f"outside of {names}") for path in outside]
     return [(path.relative_to(root).as_posix(), why) for path, why in left_out], found.others
 
 
