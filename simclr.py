@@ -44,8 +44,7 @@ def main(config: SimCLRConfig) -> None:
     if config.init:
         model, vocabulary = pretrained_model(config, settings)
     else:
-        sizes = (config.width, settings.channels, settings.image_size)
-        spec = new_spec(config.backbone, *sizes)
+        spec = new_spec(config.backbone, config.width, settings.channels, settings.image_size)
         model = ContrastiveModel(spec, config.projection_dim)
     model.backbone.set_statistics(settings.mean, settings.std)
     hardware.place(model, config.compile)

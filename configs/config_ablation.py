@@ -17,6 +17,7 @@ VARIANTS = {
     "uneven": {"scan": ["--evenness", "0.85"]},
     "merged": {"scan": ["--clusters", "{twice}"], "label": ["--merge-to", "{clusters}"]},
     "mutual": {"scan": ["--mutual"]},
+    "no-mutual": {"scan": ["--no-mutual"]},
     "no-components": {"scan": ["--components", "0", "--head-learning-rate", "1e-2"]},
     "strong-neighbors": {"scan": ["--no-plain-neighbors"]},
     "no-prototypes": {"scan": ["--no-prototypes"]},
@@ -30,8 +31,8 @@ VARIANTS = {
 class AblationConfig(LoadingOption, DeviceOption, RunConfig):
     recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
     variants: str = ""
-    """of the recipe best: moco, uneven, merged, mutual, no-components, strong-neighbors,
-    no-prototypes, no-heads-first, no-reliable, no-teacher; separated by commas"""
+    """of the recipe best: moco, uneven, merged, mutual, no-mutual, no-components,
+    strong-neighbors, no-prototypes, no-heads-first, no-reliable, no-teacher; separated by commas"""
     seeds: str = "0,1,2"  # separated by commas
     simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"
     scan: str = ""  # options for scan.py

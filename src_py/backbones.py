@@ -19,9 +19,7 @@ from src_py.run.errors import UserError
 
 SMALL_STEM_UP_TO = 64  # px: images this small lose too much in the ImageNet stem's stride of 4
 FEWEST_COMPACT_BLOCKS = 3
-COMPACT_MAP = (
-    4  # px: the side of the compact network's last map, at most, if more blocks are needed
-)
+COMPACT_MAP = 4  # px: the side of the compact network's last map, at most
 
 
 @dataclass(frozen=True)
