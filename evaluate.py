@@ -16,6 +16,7 @@ from src_py.run.options import run_script
 def main(config: EvaluateConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     from src_py.clusters.classifier import load_cluster_names
+    from src_py.images.loaders import unshared
     from src_py.images.run_images import load_settings, open_split, require_mined
     from src_py.output.gallery import save_contact_sheet
     from src_py.run.arrays import load_features, load_neighbors
@@ -62,7 +63,7 @@ def main(config: EvaluateConfig) -> None:
         seen = mined and encoder.spec.frozen
         features = load_features(files) if seen else compute.outputs(encoder)
         splits[split] = evaluation.Split(
-            images=opened.loader,
+            images=unshared(opened.loader),
             labels=load_labels(settings.source, root, split, opened.names, config.folder_labels),
             features=features,
             probabilities={
@@ -74,6 +75,8 @@ def main(config: EvaluateConfig) -> None:
             neighbors=load_neighbors(files) if mined else None,
         )
 
+    if not hardware.world.is_first:
+        return
     result = evaluation.evaluate(splits, pixels=config.pixels, seed=config.seed)
     print(evaluation.as_table(config.run, result))
     if classifiers and any(names.merge for names in cluster_names.values()):

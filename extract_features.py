@@ -60,11 +60,14 @@ def main(config: ExtractFeaturesConfig) -> None:
         batches = infer_views(backbone, *seen, shown, generator)
         every = gathered(batches, len(images.names), "features")  # (N, 1 + V, D)
         features = every[:, 0].contiguous()
-        write_array(new(files.views), every[:, 1:].half().numpy())
+        if hardware.world.is_first:
+            write_array(new(files.views), every[:, 1:].half().numpy())
         outputs.append(files.views)
     else:
         batches = infer(backbone, *seen)
         features = gathered(batches, len(images.names), "features")  # (N, D)
+    if not hardware.world.is_first:
+        return
     print(f"features: {features.shape[0]} x {features.shape[1]}")
     if are_all_alike(features.numpy()):
         raise UserError(

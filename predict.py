@@ -53,13 +53,15 @@ def main(config: PredictConfig) -> None:
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
     files, out = config.files, config.out
     checkpoint = choose_classifier(files)
-    earlier = {prediction.path: prediction for prediction in finish_moves(out)}
+    hardware = choose_hardware(config.device)
+    with hardware.world.one_after_the_first():
+        earlier = {prediction.path: prediction for prediction in finish_moves(out)}
     paths = files_left(config, earlier)
     if earlier and not paths:
-        end_moves(out)
+        if hardware.world.is_first:
+            end_moves(out)
         print(f"{out}: the move that was interrupted is done; predictions.csv holds all images")
         return
-    hardware = choose_hardware(config.device)
     classifier = open_classifier(checkpoint, hardware, config.batch_size)
     cluster_names = load_cluster_names(files, classifier.model.heads.clusters)
     corrections = load_corrections(files, cluster_names)
@@ -73,6 +75,8 @@ def main(config: PredictConfig) -> None:
         seen = SeenImages.of_run(files, classifier, rows_by_pixels(files))
     given = corrections.of_files(paths, load_settings(files, config.data).folder)
     predictions, skipped = classify_files(paths, classifier, cluster_names, shown, given, seen)
+    if not hardware.world.is_first:
+        return
     skipped += list_left_out(config.paths, out)
     write_table(out / "skipped.csv", ("path", "reason"), skipped)
     if not predictions:
@@ -126,6 +130,7 @@ def show_training_images(
 ) -> None:
     import numpy as np
 
+    from src_py.images.loaders import unshared
     from src_py.images.run_images import load_settings, open_mined
     from src_py.output.prediction import show_images
     from src_py.run.arrays import load_neighbors
@@ -136,7 +141,10 @@ def show_training_images(
     page = config.out / "gallery.html"
     given = corrections.of_rows(images.names)
     outputs = classifier.of_run(files, images.loader)
-    shown = show_images(images.loader, images.names, outputs, given, corrections.clusters)
+    if not classifier.hardware.world.is_first:
+        return
+    loader = unshared(images.loader)
+    shown = show_images(loader, images.names, outputs, given, corrections.clusters)
     neighbors = load_neighbors(files)
     shown.write(page, config.run, cluster_names, neighbors)
     print(f"{page}: open it in a browser, and name the clusters")

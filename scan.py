@@ -74,7 +74,8 @@ def main(config: ScanConfig) -> None:
 
     content = stored_models.clustering_content(model, settings, temperature)
     path = session.finish(content, kept=kept, information=information)
-    suggestions.keep_suggestions(files, logits, session.say)
+    if hardware.world.is_first:
+        suggestions.keep_suggestions(files, logits, session.say)
     print(f"{path} written; next: python selflabel.py {files.option}")
 
 

@@ -74,7 +74,8 @@ def main(config: SelfLabelConfig) -> None:
 
     content = stored_models.clustering_content(final, settings, temperature)
     path = session.finish(content, kept=kept, information=information, corrected=corrected)
-    suggestions.keep_suggestions(files, logits, session.say)
+    if hardware.world.is_first:
+        suggestions.keep_suggestions(files, logits, session.say)
     print(f"{path} written; next: python evaluate.py {files.option}")
 
 

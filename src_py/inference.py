@@ -25,8 +25,9 @@ def infer(
 ) -> Iterator[Tensor]:
     """Yields the model's float32 outputs in order, batch by batch, in `eval()` mode."""
     model.eval()
-    for _, batch in images.batches(ordered_batches(len(images), batch_size)):
-        yield _outputs(model, normalize(to_float(batch), *model.statistics), hardware)
+    for rows, batch in images.batches(ordered_batches(len(images), batch_size)):
+        outputs = _outputs(model, normalize(to_float(batch), *model.statistics), hardware)
+        yield hardware.world.whole(outputs, len(rows), dim=-2)
 
 
 @torch.no_grad()
@@ -40,19 +41,20 @@ def infer_views(
 ) -> Iterator[Tensor]:
     """Yields float32 features (B, V, D) of a random view for each of V augmentations, in order."""
     backbone.eval()
-    for _, batch in images.batches(ordered_batches(len(images), batch_size)):
+    for rows, batch in images.batches(ordered_batches(len(images), batch_size)):
+        numbers = hardware.world.numbers(generator, len(rows))
         features = []
         for augmentation in augmentations:
-            views = random_view(batch, augmentation, generator, backbone.statistics)
+            views = random_view(batch, augmentation, numbers, backbone.statistics)
             features.append(_outputs(backbone, views, hardware))
-        yield torch.stack(features, dim=1)
+        yield hardware.world.whole(torch.stack(features, dim=1), len(rows))
 
 
 def _outputs(model: Backbone | ClusteringModel, pixels: Tensor, hardware: Hardware) -> Tensor:
     """The model's float32 outputs for a batch; on a CPU for a few images at a time."""
     at_once = len(pixels)
     if hardware.device.type == "cpu":
-        at_once = max(1, PIXELS_AT_ONCE // pixels[0, 0].numel())
+        at_once = max(1, PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2]))
     with hardware.autocast():
         parts = [model(part).float() for part in pixels.split(at_once)]
     return torch.cat(parts, dim=-2)  # (B, D), or (H, B, C)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.base_config import TrainingConfig
 from configs.config_simclr import SimCLRConfig
+from src_py.run.distributed import ALONE, World
 from src_py.run.hardware import Hardware
 from src_py.run.schedule import Schedule
 from src_py.run.training_stage import TrainingStage
@@ -39,14 +40,21 @@ def adam(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
     )
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, skipped: Tensor | None = None) -> None:
+def descend(
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    skipped: Tensor | None = None,
+    world: World = ALONE,
+) -> None:
     """One step down the gradient of `loss`.
 
     Args:
         skipped: float32, 0-dim: where it is 1, weights and moments stay as they are.
+        world: whose processes have each a part of the gradient.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    world.sum_gradients(p for group in optimizer.param_groups for p in group["params"])
     if skipped is not None:
         if skipped.device.type == "mps" and bool(skipped):
             return

@@ -30,7 +30,7 @@ from src_py.run.schedule import ClusterStep, Step
 from src_py.run.session import TrainingSession
 from src_py.transforms import random_view
 
-Batches = Iterable[tuple[Tensor, Tensor]]  # rows (B,) int64, images (B, C, S, S) uint8
+Batches = Iterable[tuple[Tensor, Tensor]]  # rows (B,) int64, images (B, C, S, S) uint8: its part
 
 # --- pretext: SimCLR, or MoCo --------------------------------------------------------------------
 
@@ -44,14 +44,17 @@ def simclr_steps(
     hardware: Hardware,
 ) -> Iterator[Step]:
     """SimCLR (Chen et al., 2020): two random views of an image find each other in the batch."""
-    for _, images in batches:
+    world = hardware.world
+    for rows, images in batches:
         pairs = torch.cat([images, images])
-        views = random_view(pairs, config.augment, generator, model.statistics)
+        numbers = world.numbers(generator, len(rows), copies=2)
+        views = random_view(pairs, config.augment, numbers, model.statistics)
         with hardware.autocast():
-            first, second = model(views).chunk(2)
+            projections = model(views).chunk(2)
+        first, second = (world.whole(part, len(rows)) for part in projections)
         loss = nt_xent(first, second, config.temperature)
-        descend(optimizer, loss)
-        yield Step(len(images), {"loss": loss})
+        descend(optimizer, loss, world=world)
+        yield Step(len(rows), {"loss": loss})
 
 
 def moco_steps(
@@ -69,21 +72,24 @@ def moco_steps(
     Keys come from a moving average of the model, whose batch statistics are its own. Both views
     ask and answer.
     """
-    for _, images in batches:
+    world = hardware.world
+    for rows, images in batches:
         pairs = torch.cat([images, images])
-        views = random_view(pairs, config.augment, generator, model.statistics)
+        numbers = world.numbers(generator, len(rows), copies=2)
+        views = random_view(pairs, config.augment, numbers, model.statistics)
         with hardware.autocast():
-            first, second = model(views).chunk(2)
+            queries = model(views).chunk(2)
             with torch.no_grad():
-                keys = target(views)
-        first_keys, second_keys = keys.chunk(2)
+                keys = target(views).chunk(2)
+        first, second = (world.whole(part, len(rows)) for part in queries)
+        first_keys, second_keys = (world.whole(part, len(rows)) for part in keys)
         loss = info_nce(first, second_keys, queue.keys, config.temperature)
         loss = loss + info_nce(second, first_keys, queue.keys, config.temperature)
         loss = loss / 2
-        descend(optimizer, loss)
+        descend(optimizer, loss, world=world)
         update_average(target, model, config.target_decay, buffers=False)
-        queue.push(keys)
-        yield Step(len(images), {"loss": loss})
+        queue.push(torch.cat([first_keys, second_keys]))
+        yield Step(len(rows), {"loss": loss})
 
 
 def train_simclr(
@@ -142,26 +148,31 @@ def scan_steps(
     Both are seen in strong views, as published; with `plain_neighbors` the neighbor is not.
 
     Args:
-        batches: of (2B, C, S, S) images, the anchors and then a neighbor of each.
+        batches: of rows (2, B) and (2B, C, S, S) images, the anchors and then a neighbor of each.
     """
-    for _, pairs in batches:
+    world = hardware.world
+    for rows, pairs in batches:
+        total = rows.shape[-1]
         anchors, neighbors = pairs.chunk(2)
         if config.plain_neighbors:
-            strong = random_view(anchors, config.augment, generator, model.statistics)
-            plain = random_view(neighbors, PLAIN_VIEW, generator, model.statistics)
+            numbers = world.numbers(generator, total)
+            strong = random_view(anchors, config.augment, numbers, model.statistics)
+            plain = random_view(neighbors, PLAIN_VIEW, numbers, model.statistics)
             views = torch.cat([strong, plain])
         else:
-            views = random_view(pairs, config.augment, generator, model.statistics)
+            numbers = world.numbers(generator, total, copies=2)
+            views = random_view(pairs, config.augment, numbers, model.statistics)
         with hardware.autocast():
-            anchor_logits, neighbor_logits = model(views).chunk(2, dim=1)  # (H, B, C)
+            logits = model(views).chunk(2, dim=1)  # (H, B, C) each
+        anchor_logits, neighbor_logits = (world.whole(part, total, dim=1) for part in logits)
         loss = scan_loss(anchor_logits, neighbor_logits, config.entropy_weight, config.evenness)
-        descend(optimizer, loss.total.sum())
+        descend(optimizer, loss.total.sum(), world=world)
         measured = {
             "loss": loss.total,
             "consistency": loss.consistency,
             "entropy": loss.entropy,
         }
-        yield ClusterStep(len(anchors), measured, anchor_logits.detach())
+        yield ClusterStep(total, measured, anchor_logits.detach())
 
 
 def train_scan(
@@ -195,7 +206,7 @@ def train_scan(
             len(images), schedule.batch_size, generator, schedule.images_per_epoch
         )
         # All drawn first, so that the views' random numbers do not depend on the kind of loader.
-        rows = [torch.cat([each, pairs.draw(each, generator)]) for each in anchors]
+        rows = [torch.stack([each, pairs.draw(each, generator)]) for each in anchors]
         batches = session.in_time(images.batches(rows))
         counts = ClusterCounts(model.heads.heads, config.clusters, hardware.device)
         losses = torch.zeros_like(counts.entropy)  # (H,)
@@ -249,15 +260,17 @@ def self_label_steps(
         teacher: the model itself, as published, or a moving average of it.
         pseudo_labels: those that hold whatever the teacher says.
     """
+    world = hardware.world
     for rows, images in batches:
-        weak = random_view(images, config.weak_augment, generator, model.statistics)
-        strong = random_view(images, config.strong_augment, generator, model.statistics)
+        numbers = world.numbers(generator, len(rows))
+        weak = random_view(images, config.weak_augment, numbers, model.statistics)
+        strong = random_view(images, config.strong_augment, numbers, model.statistics)
         teacher.eval()
         with hardware.autocast(), torch.no_grad():
-            weak_logits = teacher(weak)  # (1, B, C)
+            weak_logits = world.whole(teacher(weak), len(rows), dim=1)  # (1, B, C)
         model.train()
         with hardware.autocast():
-            strong_logits = model(strong)  # (1, B, C)
+            strong_logits = world.whole(model(strong), len(rows), dim=1)
         loss, kept = self_label_loss(
             weak_logits[0],
             strong_logits[0],
@@ -267,9 +280,9 @@ def self_label_steps(
         )
         # With no pseudo-label there is nothing to learn from: weights and moments stay.
         skipped = (kept == 0).float()
-        descend(optimizer, loss, skipped)
-        measured = {"loss": loss, "kept": kept / len(images), "skipped": skipped}
-        yield ClusterStep(len(images), measured, weak_logits)
+        descend(optimizer, loss, skipped, world)
+        measured = {"loss": loss, "kept": kept / len(rows), "skipped": skipped}
+        yield ClusterStep(len(rows), measured, weak_logits)
 
 
 def train_self_label(

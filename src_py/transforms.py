@@ -16,6 +16,7 @@ often does not match the installed torch.
 
 import math
 from collections.abc import Sequence
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -75,14 +76,55 @@ def _constants(
     return torch.as_tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
-def _uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+class PartOfBatch(Protocol):
+    """A generator for some images of a batch: each gets the numbers it would get in the whole one;
+    see run/distributed.py.
+
+    Attributes:
+        rows: (b,) int64, their places in the batch, on the generator's device.
+        total: size of the whole batch.
+    """
+
+    @property
+    def generator(self) -> torch.Generator: ...
+
+    @property
+    def rows(self) -> Tensor: ...
+
+    @property
+    def total(self) -> int: ...
+
+
+Numbers = torch.Generator | PartOfBatch
+
+
+def _rand(shape: tuple[int, ...], generator: Numbers, batch_dim: int = 0) -> Tensor:
+    """float32, uniform in [0, 1), on the generator's device.
+
+    Args:
+        batch_dim: which axis of the shape counts the images.
+    """
+    if isinstance(generator, torch.Generator):
+        return torch.rand(shape, generator=generator, device=generator.device)
+    whole = (*shape[:batch_dim], generator.total, *shape[batch_dim + 1 :])
+    return _rand(whole, generator.generator).index_select(batch_dim, generator.rows)
+
+
+def _uniform(batch: int, low: float, high: float, generator: Numbers) -> Tensor:
     """(B,) float32, uniform in [low, high)."""
-    return torch.rand(batch, generator=generator, device=generator.device) * (high - low) + low
+    return _rand((batch,), generator) * (high - low) + low
 
 
-def _bernoulli(batch: int, probability: float, generator: torch.Generator) -> Tensor:
+def _bernoulli(batch: int, probability: float, generator: Numbers) -> Tensor:
     """(B,) bool, true with `probability`; exactly never at 0 and always at 1."""
-    return torch.rand(batch, generator=generator, device=generator.device) < probability
+    return _rand((batch,), generator) < probability
+
+
+def _integers(batch: int, low: int, high: int, generator: Numbers) -> Tensor:
+    """(B,) int64, uniform from low up to, without, high."""
+    if isinstance(generator, torch.Generator):
+        return torch.randint(low, high, (batch,), generator=generator, device=generator.device)
+    return _integers(generator.total, low, high, generator.generator)[generator.rows]
 
 
 def _host_generator(generator: torch.Generator) -> torch.Generator:
@@ -100,9 +142,18 @@ def _host_generator(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def _host_permutation(length: int, generator: torch.Generator) -> list[int]:
-    """A random order as Python integers."""
-    return torch.randperm(length, generator=_host_generator(generator)).tolist()
+def _host_permutation(length: int, generator: Numbers) -> list[int]:
+    """A random order as Python integers, the same for all images of a batch."""
+    whole = cast(torch.Generator, getattr(generator, "generator", generator))
+    return torch.randperm(length, generator=_host_generator(whole)).tolist()
+
+
+def _host_choices(options: int, rounds: tuple[int, int], generator: Numbers) -> Tensor:
+    """(rounds, B) int64 on the CPU, uniform in 0 up to, without, `options`."""
+    if isinstance(generator, torch.Generator):
+        return torch.randint(options, rounds, generator=_host_generator(generator))
+    whole = _host_choices(options, (rounds[0], generator.total), generator.generator)
+    return whole[:, generator.rows.cpu()]
 
 
 # ------------------------------------------------------------------------------ crop and flip
@@ -187,7 +238,7 @@ def sample_crop_boxes(
     image_width: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-    generator: torch.Generator,
+    generator: Numbers,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes distributed like torchvision's `RandomResizedCrop.get_params`.
 
@@ -198,10 +249,10 @@ def sample_crop_boxes(
         top, left, height, width, each (B,) int64, px, on the generator's device.
     """
     attempts = (batch, 10)
-    area = torch.rand(attempts, generator=generator, device=generator.device)
+    area = _rand(attempts, generator)
     area = (scale[0] + (scale[1] - scale[0]) * area) * (image_height * image_width)
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = torch.rand(attempts, generator=generator, device=generator.device)
+    aspect = _rand(attempts, generator)
     aspect = torch.exp(log_low + (log_high - log_low) * aspect)
     width = (area * aspect).sqrt().round()  # (B, 10)
     height = (area / aspect).sqrt().round()
@@ -213,7 +264,7 @@ def sample_crop_boxes(
     height = torch.where(found, height.gather(1, first)[:, 0], fallback_height)  # (B,)
     width = torch.where(found, width.gather(1, first)[:, 0], fallback_width)
 
-    place = torch.rand((2, batch), generator=generator, device=generator.device)
+    place = _rand((2, batch), generator, batch_dim=1)
     room = torch.stack([image_height - height, image_width - width])  # (2, B)
     # rand * (room + 1) can round up to room + 1, which is one pixel outside.
     corner = torch.where(found, (place * (room + 1)).floor().minimum(room), (room / 2).floor())
@@ -320,7 +371,7 @@ def color_jitter(
     saturation: float,
     hue: float,
     probability: float,
-    generator: torch.Generator,
+    generator: Numbers,
 ) -> Tensor:
     """Random brightness, contrast, saturation and hue, like torchvision's `ColorJitter`.
 
@@ -637,7 +688,7 @@ def strong_operation(
     return torch.cat(pieces)[order.argsort()]
 
 
-def strong_operations(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def strong_operations(images: Tensor, count: int, generator: Numbers) -> Tensor:
     """Operations in a row, each sample's own, with replacement, and each with its own strength.
 
     Args:
@@ -645,10 +696,10 @@ def strong_operations(images: Tensor, count: int, generator: torch.Generator) ->
     """
     rounds = (count, len(images))
     # Which operation a sample gets decides how the batch is split, which the host must know.
-    operation = torch.randint(len(STRONG_OPERATIONS), rounds, generator=_host_generator(generator))
+    operation = _host_choices(len(STRONG_OPERATIONS), rounds, generator)
     sizes_of_groups = _group_sizes(operation)
     operation = operation.to(images.device, non_blocking=True)
-    fraction = torch.rand(rounds, generator=generator, device=generator.device)
+    fraction = _rand(rounds, generator, batch_dim=1)
     low, high = _constants(list(STRONG_OPERATIONS.values()), fraction).unbind(dim=1)
     strength = low[operation] + fraction * (high - low)[operation]
     levels = _levels_of(images)
@@ -675,7 +726,7 @@ def erase_squares(images: Tensor, center_y: Tensor, center_x: Tensor, half: Tens
     return images.masked_fill(inside, 0)
 
 
-def cutout(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
+def cutout(images: Tensor, largest: int, generator: Numbers) -> Tensor:
     """Cutout (DeVries & Taylor 2017, arXiv:1708.04552) with a square of random size.
 
     As SCAN's authors do it: a length uniform in 1 to `largest`, of which the square's sides have
@@ -686,11 +737,8 @@ def cutout(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
     """
     batch, _, height, width = images.shape
 
-    def draw(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, (batch,), generator=generator, device=generator.device)
-
-    half = draw(1, largest + 1) // 2
-    center_y, center_x = draw(0, height), draw(0, width)
+    half = _integers(batch, 1, largest + 1, generator) // 2
+    center_y, center_x = (_integers(batch, 0, side, generator) for side in (height, width))
     return erase_squares(images, center_y, center_x, half)
 
 
@@ -717,7 +765,7 @@ def normalize(
 
 
 def _random_crop_and_flip(
-    images: Tensor, augmentation: Augmentation, generator: torch.Generator, size: int
+    images: Tensor, augmentation: Augmentation, generator: Numbers, size: int
 ) -> Tensor:
     """The crop resized to (size, size), mirrored with the flip's probability."""
     batch, _, height, width = images.shape
@@ -733,9 +781,7 @@ def _random_crop_and_flip(
     return resized_crop(images, zero, zero, zero + height, zero + width, size, flip)
 
 
-def _random_affine(
-    images: Tensor, augmentation: Augmentation, generator: torch.Generator
-) -> Tensor:
+def _random_affine(images: Tensor, augmentation: Augmentation, generator: Numbers) -> Tensor:
     """Rotation, shift, zoom and horizontal shear about the center, drawn per sample."""
     batch, _, height, width = images.shape
 
@@ -753,7 +799,7 @@ def _random_affine(
     )
 
 
-def _random_blur(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def _random_blur(images: Tensor, probability: float, generator: Numbers) -> Tensor:
     """Blur with sigma uniform in 0.1 to 2 px; kernel about a tenth of the side, odd, at least 3."""
     batch, _, height, width = images.shape
     kernel_size = max(3, 2 * (min(height, width) // 20) + 1)
@@ -764,7 +810,7 @@ def _random_blur(images: Tensor, probability: float, generator: torch.Generator)
 
 @torch.no_grad()
 def augment(
-    images_uint8: Tensor, augmentation: Augmentation, generator: torch.Generator, size: int
+    images_uint8: Tensor, augmentation: Augmentation, generator: Numbers, size: int
 ) -> Tensor:
     """A random view of each image up to the normalisation; `random_view` is the whole.
 
@@ -803,7 +849,7 @@ def augment(
 def random_view(
     images_uint8: Tensor,
     augmentation: Augmentation,
-    generator: torch.Generator,
+    generator: Numbers,
     statistics: Statistics,
 ) -> Tensor:
     """One random view of each image, as a network sees it: augmented, normalised, then cutout.

@@ -20,6 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 COPIED = ("src_py", "configs", "tests", "pyproject.toml", "requirements.txt")
 AT_ONCE = 2
 WIRING, LEARNING, LOOPS = "test_wiring.py", "test_learning.py", "test_training_loops.py"
+DISTRIBUTED = "test_distributed.py"
 
 
 class Mutant(NamedTuple):
@@ -41,8 +42,8 @@ MUTANTS = (
     Mutant(
         "a random other image in the place of the neighbor",
         LOOP,
-        "rows = [torch.cat([each, pairs.draw(each, generator)]) for each in anchors]",
-        "rows = [torch.cat([each, torch.randint(len(images), each.shape)]) for each in anchors]",
+        "rows = [torch.stack([each, pairs.draw(each, generator)]) for each in anchors]",
+        "rows = [torch.stack([each, torch.randint(len(images), each.shape)]) for each in anchors]",
     ),
     Mutant(
         "the pretext's learning rate times 1e-4",
@@ -53,8 +54,8 @@ MUTANTS = (
     Mutant(
         "gradient ascent in SCAN",
         LOOP,
-        "descend(optimizer, loss.total.sum())",
-        "descend(optimizer, -loss.total.sum())",
+        "descend(optimizer, loss.total.sum(), world=world)",
+        "descend(optimizer, -loss.total.sum(), world=world)",
     ),
     Mutant(
         "positives from different images",
@@ -77,9 +78,9 @@ MUTANTS = (
     Mutant(
         "weak and strong views exchanged",
         LOOP,
-        "weak = random_view(images, config.weak_augment, generator, model.statistics)\n"
+        "weak = random_view(images, config.weak_augment, numbers, model.statistics)\n"
         "        strong = random_view(images, config.strong_augment,",
-        "weak = random_view(images, config.strong_augment, generator, model.statistics)\n"
+        "weak = random_view(images, config.strong_augment, numbers, model.statistics)\n"
         "        strong = random_view(images, config.weak_augment,",
     ),
     Mutant(
@@ -97,8 +98,8 @@ MUTANTS = (
     Mutant(
         "MoCo's keys from the same view",
         LOOP,
-        "first_keys, second_keys = keys.chunk(2)",
-        "second_keys, first_keys = keys.chunk(2)",
+        "first_keys, second_keys = (world.whole(part, len(rows)) for part in keys)",
+        "second_keys, first_keys = (world.whole(part, len(rows)) for part in keys)",
     ),
     Mutant(
         "the EMA teacher never moves",
@@ -116,7 +117,7 @@ MUTANTS = (
     Mutant(
         "MoCo's queue is never filled",
         LOOP,
-        "        queue.push(keys)\n",
+        "        queue.push(torch.cat([first_keys, second_keys]))\n",
         "",
     ),
     Mutant(
@@ -128,28 +129,27 @@ MUTANTS = (
     Mutant(
         "MoCo's keys from the model itself",
         LOOP,
-        "keys = target(views)",
-        "keys = model(views)",
+        "keys = target(views).chunk(2)",
+        "keys = model(views).chunk(2)",
     ),
     Mutant(
         "the second view is the first again",
         LOOP,
-        "first, second = model(views).chunk(2)\n        loss = nt_xent",
-        "first, second = model(views).chunk(2)\n        second = first.detach()\n"
         "        loss = nt_xent",
+        "        second = first.detach()\n        loss = nt_xent",
         (LEARNING,),
     ),
     Mutant(
         "a plain image in the place of SCAN's strong view",
         LOOP,
-        "strong = random_view(anchors, config.augment, generator, model.statistics)",
-        "strong = random_view(anchors, PLAIN_VIEW, generator, model.statistics)",
+        "strong = random_view(anchors, config.augment, numbers, model.statistics)",
+        "strong = random_view(anchors, PLAIN_VIEW, numbers, model.statistics)",
     ),
     Mutant(
         "only the first head is trained",
         LOOP,
-        "descend(optimizer, loss.total.sum())",
-        "descend(optimizer, loss.total[0])",
+        "descend(optimizer, loss.total.sum(), world=world)",
+        "descend(optimizer, loss.total[0], world=world)",
     ),
     Mutant(
         "SCAN's entropy is pushed down",
@@ -160,9 +160,8 @@ MUTANTS = (
     Mutant(
         "anchors compared with the neighbors of others",
         LOOP,
-        "anchor_logits, neighbor_logits = model(views).chunk(2, dim=1)  # (H, B, C)",
-        "anchor_logits, neighbor_logits = model(views).chunk(2, dim=1)\n"
-        "            neighbor_logits = neighbor_logits.roll(1, dims=1)",
+        "        loss = scan_loss(anchor_logits, neighbor_logits,",
+        "        loss = scan_loss(anchor_logits, neighbor_logits.roll(1, dims=1),",
     ),
     Mutant(
         "the head of highest loss is kept",
@@ -192,15 +191,15 @@ MUTANTS = (
     Mutant(
         "self-labelling never steps",
         LOOP,
-        "        descend(optimizer, loss, skipped)\n",
+        "        descend(optimizer, loss, skipped, world)\n",
         "",
         (LOOPS,),
     ),
     Mutant(
         "the student teaches in the teacher's place",
         LOOP,
-        "weak_logits = teacher(weak)",
-        "weak_logits = model(weak)",
+        "weak_logits = world.whole(teacher(weak), ",
+        "weak_logits = world.whole(model(weak), ",
     ),
     Mutant(
         "the teacher answers with batch statistics of its own",
@@ -256,9 +255,30 @@ MUTANTS = (
     Mutant(
         "what is tried before the first epoch trains the model itself",
         "src_py/run/planning.py",
-        "    trial = copy.deepcopy(trained)\n    if config.compile:",
-        "    trial = trained\n    if config.compile:",
+        "for name, part in copy.deepcopy(trained).items()}",
+        "for name, part in trained.items()}",
         ("test_planning.py",),
+    ),
+    Mutant(
+        "every process keeps its own gradient",
+        "src_py/run/distributed.py",
+        "        dist.all_reduce(together)\n",
+        "",
+        (DISTRIBUTED,),
+    ),
+    Mutant(
+        "every process draws for its part as for a batch of its own",
+        "src_py/run/distributed.py",
+        "return PartOfBatch(generator, rows, copies * total)",
+        "return generator",
+        (DISTRIBUTED,),
+    ),
+    Mutant(
+        "batch statistics of one process's images alone",
+        "src_py/run/distributed.py",
+        "        dist.all_reduce(told)\n",
+        "",
+        (DISTRIBUTED,),
     ),
 )
 

@@ -276,7 +276,7 @@ class SlowImages(ResidentImages):
     def batches(self, index_batches):
         for indices, batch in super().batches(index_batches):
             yield indices, batch
-            self.clock.now += self.seconds_per_image * len(indices)
+            self.clock.now += self.seconds_per_image * indices.numel()
 
 
 def train_slowly(stage, monkeypatch, seconds, store_seconds=0, **options):

@@ -216,8 +216,7 @@ def test_scan_draws_every_image_with_a_neighbor_of_its_own(pixels):
     session = TrainingSession(config, "scan", FLOAT32)
     pairs = NeighborPairs.of(neighbors.numpy(), CPU)
     training_loops.train_scan(classifier(), images, pairs, config, session)
-    anchors = torch.cat([rows.chunk(2)[0] for rows in images.asked])
-    drawn = torch.cat([rows.chunk(2)[1] for rows in images.asked])
+    anchors, drawn = torch.cat(images.asked, dim=1)
     assert anchors.sort().values.equal(torch.arange(IMAGES))
     assert ((drawn - anchors) % IMAGES).unique().tolist() == [1, 2]
 
@@ -227,7 +226,7 @@ def test_a_plain_neighbor_is_seen_as_it_is_and_its_image_in_a_strong_view(pixels
     model = classifier()
     shown = seen_by(model)
     config = ScanConfig(plain_neighbors=plain, clusters=3)
-    batches = [(torch.arange(8), pixels[:8])]
+    batches = [(torch.arange(8).view(2, 4), pixels[:8])]
     parts = (model, adam(model, config), batches, generator(), config, FLOAT32)
     (step,) = training_loops.scan_steps(*parts)
     assert step.images == 4 and step.logits.shape == (1, 4, 3)
@@ -241,7 +240,8 @@ def test_scan_compares_an_anchor_with_its_own_neighbor(monkeypatch, pixels):
     model = classifier(heads=2)
     config = ScanConfig(clusters=3, heads=2, augment=PLAIN_VIEW, entropy_weight=3.5, evenness=0.9)
     pair = torch.cat([pixels[:4], pixels[:4]])  # every image is its own neighbor
-    parts = (model, adam(model, config), [(torch.arange(8), pair)], generator(), config, FLOAT32)
+    batches = [(torch.arange(8).view(2, 4), pair)]
+    parts = (model, adam(model, config), batches, generator(), config, FLOAT32)
     (step,) = training_loops.scan_steps(*parts)
     anchors, neighbors, *weights = compared[0]
     torch.testing.assert_close(anchors, neighbors)
@@ -263,7 +263,7 @@ def test_scan_goes_down_the_gradient_of_all_heads(monkeypatch, pixels):
     remember(monkeypatch, "scan_loss", loss)
     config = ScanConfig(clusters=3, heads=3)
     before = model.heads.linear.bias.detach().clone()
-    parts = (model, adam(model, config), [(torch.arange(8), pixels[:8])])
+    parts = (model, adam(model, config), [(torch.arange(8).view(2, 4), pixels[:8])])
     list(training_loops.scan_steps(*parts, generator(), config, FLOAT32))
     assert (model.heads.linear.bias < before).all()
 

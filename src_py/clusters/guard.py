@@ -102,10 +102,13 @@ class ImageViews:
     def clusters(self, model: ClusteringModel, rows: Tensor, generator: torch.Generator) -> Tensor:
         model.eval()
         found = []
-        for _, batch in self.images.batches(rows.split(EVIDENCE_BATCH)):
-            views = random_view(batch, self.augmentation, generator, model.statistics)
+        world = self.hardware.world
+        for drawn, batch in self.images.batches(rows.split(EVIDENCE_BATCH)):
+            numbers = world.numbers(generator, len(drawn))
+            views = random_view(batch, self.augmentation, numbers, model.statistics)
             with self.hardware.autocast():
-                found.append(model(views)[0].argmax(dim=1))
+                logits = model(views)[0]
+            found.append(world.whole(logits, len(drawn)).argmax(dim=1))
         return torch.cat(found)
 
 

@@ -4,10 +4,11 @@ Both loaders yield the same bytes in the same order and layout, so that training
 weights whichever is chosen; the choice is one of memory and speed.
 """
 
+import copy
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from src_py.images.files import read_square
 from src_py.images.memory import ByteBudget, decoding_limit, machine_memory
 from src_py.images.opening import UnreadableImage
 from src_py.images.ranges import Ranges, stored_range
+from src_py.run.distributed import ALONE, World
 from src_py.run.errors import UserError
 from src_py.run.hardware import available_cores
 
@@ -29,23 +31,29 @@ class ImageLoader(Protocol):
     """What the training loops ask of a set of images."""
 
     image_size: int  # side in px
+    world: World  # whose processes have each a part of a batch
 
     def __len__(self) -> int: ...
 
     def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (indices (B,), images (B, C, S, S) uint8), both on the device."""
+        """Yields (indices (B,), images (B, C, S, S) uint8), both on the device.
+
+        Indices may be (k, B): the images are then (kB, C, S, S). Of several processes, each has its
+        part of the B images; the indices are those of the whole batch.
+        """
         ...
 
 
 class ResidentImages:
     """A decoded set kept on the device, so that a batch is one index operation."""
 
-    def __init__(self, images: Tensor, device: torch.device) -> None:
+    def __init__(self, images: Tensor, device: torch.device, world: World = ALONE) -> None:
         """
         Args:
             images: (N, C, S, S) uint8.
         """
         self.images = images.to(device)
+        self.world = world
         self.image_size = images.shape[-1]
 
     def __len__(self) -> int:
@@ -54,7 +62,7 @@ class ResidentImages:
     def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in index_batches:
             indices = indices.to(self.images.device)
-            yield indices, self.images[indices].contiguous()
+            yield indices, self.images[self.world.own(indices)].contiguous()
 
 
 class StreamedImages:
@@ -67,11 +75,13 @@ class StreamedImages:
         channels: int,
         device: torch.device,
         ranges: Ranges | None = None,
+        world: World = ALONE,
     ) -> None:
         """
         Args:
             ranges: of numbers of more than 8 bits (DataSettings).
         """
+        self.world = world
         self.files = _SquareFiles(paths, image_size, channels, ranges or {})
         self.image_size = image_size
         self.device = device
@@ -85,7 +95,7 @@ class StreamedImages:
         on_cuda = self.device.type == "cuda"
         decoded = DataLoader(
             self.files,
-            batch_sampler=[indices.tolist() for indices in index_batches],
+            batch_sampler=[self.world.own(indices).tolist() for indices in index_batches],
             num_workers=self.workers,
             collate_fn=_stack_or_say_why_not,
             pin_memory=on_cuda,
@@ -155,6 +165,16 @@ class _SquareFiles(Dataset[Tensor | str]):
             return torch.from_numpy(read_square(path, self.image_size, self.channels, choose))
         except UnreadableImage as error:
             return f"{path} was readable when the run was begun and is no more ({error})"
+
+
+Images = TypeVar("Images", bound="ImageLoader")
+
+
+def unshared(images: Images) -> Images:
+    """The same images, of whose batches this process has all, whatever others there are."""
+    images = copy.copy(images)
+    images.world = ALONE
+    return images
 
 
 def choose_loading(wanted: Loading, set_bytes: int, device: torch.device) -> tuple[str, str]:

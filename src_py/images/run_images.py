@@ -108,7 +108,8 @@ def settle_images(
     loader = opened.loader
     if config.use_unlabelled:
         loader = _with_unlabelled(config.files, settings, loader, hardware)
-    _report(config.files, settings, opened)
+    if hardware.world.is_first:
+        _report(config.files, settings, opened)
     return settings, loader, opened
 
 
@@ -196,25 +197,27 @@ def open_split(
         mode, reason = choose_loading(loading, set_bytes, hardware.device)
         print(f"images: {split} split {mode} ({reason})", flush=True)
     shape = (size, channels)
-    found = load_images(
-        settings.source,
-        root,
-        split,
-        *shape,
-        cache_dir=files.checkpoints,
-        show_progress=True,
-        keep_pixels=mode == "resident",
-        ranges=settings.ranges,
-    )
+    with hardware.world.one_after_the_first():  # which decodes, or downloads, and keeps it
+        found = load_images(
+            settings.source,
+            root,
+            split,
+            *shape,
+            cache_dir=files.checkpoints,
+            show_progress=True,
+            keep_pixels=mode == "resident",
+            ranges=settings.ranges,
+        )
     if found is None:
         return None
-    if found.lost:
+    if found.lost and hardware.world.is_first:
         _tell_lost(files, found, split)
     if found.images is not None:
-        return OpenedImages(ResidentImages(found.images, hardware.device), found)
+        resident = ResidentImages(found.images, hardware.device, hardware.world)
+        return OpenedImages(resident, found)
     assert root is not None, "only a folder is streamed"
     paths = [root / name for name in found.names]
-    streamed = StreamedImages(paths, *shape, hardware.device, found.ranges)
+    streamed = StreamedImages(paths, *shape, hardware.device, found.ranges, hardware.world)
     return OpenedImages(streamed, found)
 
 
@@ -329,7 +332,7 @@ def _with_unlabelled(
     if extra is None:
         raise UserError(f"--use-unlabelled: '{settings.source}' has no unlabelled part")
     both = [loader.images for loader in (train, extra.loader) if isinstance(loader, ResidentImages)]
-    return ResidentImages(torch.cat(both), hardware.device)
+    return ResidentImages(torch.cat(both), hardware.device, hardware.world)
 
 
 def _statistics(

@@ -230,19 +230,25 @@ def classify_files(
     def decode(path: Path) -> np.ndarray:
         return read_square(path, settings.image_size, settings.channels, choose)
 
+    world, size = classifier.hardware.world, classifier.batch_size
+    blocks = [paths[start : start + size] for start in range(0, len(paths), size)]
+    own = [path for block in blocks for path in block[world.part(len(block))]]
     progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
-    with progress, closing(decode_in_threads(decode, paths)) as decoding:
-        results = zip(paths, decoding, strict=True)
-        while decoded := list(islice(results, classifier.batch_size)):
+    with progress, closing(decode_in_threads(decode, own)) as decoding:
+        for block in blocks:
+            part = world.part(len(block))
+            squares = world.gathered(list(islice(decoding, part.stop - part.start)))
+            decoded = list(zip(block, squares, strict=True))
             progress.update(len(decoded))
             skipped += [(str(path), image) for path, image in decoded if isinstance(image, str)]
             readable = [(path, image) for path, image in decoded if not isinstance(image, str)]
             if not readable:
                 continue
             pixels = torch.from_numpy(np.stack([image for _, image in readable]))
-            images = ResidentImages(pixels.permute(0, 3, 1, 2), classifier.hardware.device)
-            squares = [image for _, image in readable]
-            features, apart = seen.outputs(classifier, squares, images)
+            device = classifier.hardware.device
+            images = ResidentImages(pixels.permute(0, 3, 1, 2), device, world)
+            known = [image for _, image in readable]
+            features, apart = seen.outputs(classifier, known, images)
             said = np.array([given.get(path, NOTHING_SAID) for path, _ in readable])
             apart = correct(apart, said, cluster_names.clusters)
             if shown is not None:
@@ -254,6 +260,6 @@ def classify_files(
                     readable, probabilities, probabilities.argmax(axis=1).tolist(), strict=True
                 )
             ]
-    for sort, count in Counter(by_their_own).items():
+    for sort, count in Counter(world.gathered(by_their_own)).items():
         print(f"{count} images of {sort}, each by its own range: the run was trained on none")
     return predictions, skipped

@@ -21,6 +21,7 @@ import filelock
 from src_py.run import records
 from src_py.run.errors import UserError
 from src_py.run.files import LOG_ROOT, RunFiles, read_record, write_record
+from src_py.run.launch import launched_as
 
 LOCKS = ".locks"  # in ckp/
 SWITCH_FILE = "switch.json"
@@ -39,7 +40,8 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
     """From now on, until `release` or its end, this process alone writes the run's checkpoints and
     logs.
 
-    A run that does not exist is left to those who look for its files.
+    A run that does not exist is left to those who look for its files. Of several processes that
+    work together the first one claims it for all.
 
     Args:
         folder: where the run's images are now, which the run remembers; None where it says.
@@ -48,7 +50,7 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
     Raises:
         UserError: when another process writes them, or when they cannot be written to.
     """
-    if not (begins_run or files.data.exists()):
+    if not (begins_run or files.data.exists()) or not launched_as().is_first:
         return
     for place in (files.checkpoints, files.logs):
         _require_writable(place)

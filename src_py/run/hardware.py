@@ -9,7 +9,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from src_py.run.distributed import ALONE, World, meet
 from src_py.run.errors import UserError
+from src_py.run.launch import launched_as
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -23,13 +25,16 @@ class Hardware:
     Attributes:
         device: where the model, the images and the random numbers live.
         precision: the autocast type, or None for float32.
+        world: the processes that share the work.
     """
 
     device: torch.device
     precision: torch.dtype | None
+    world: World = ALONE
 
     def place(self, module: Module, compiled: bool = False) -> Module:
-        """Moves a module to the device. channels_last is what cuDNN and oneDNN convolve fastest.
+        """Moves a module to the device, as all processes have it. channels_last is what cuDNN and
+        oneDNN convolve fastest.
 
         Args:
             compiled: also fuse what stands between the convolutions, with torch.compile. The
@@ -38,6 +43,7 @@ class Hardware:
         layout = torch.contiguous_format if self._is_too_thin(module) else torch.channels_last
         # memory_format is documented, but missing from the overloads that torch declares.
         module.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.world.join(module)
         if compiled:
             module.compile()
         return module
@@ -68,7 +74,8 @@ class Hardware:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         precision = "bfloat16" if self.precision is torch.bfloat16 else "float32"
-        return f"{name}{threads}, {precision}"
+        processes = f", {self.world.size} processes" if self.world.size > 1 else ""
+        return f"{name}{threads}, {precision}{processes}"
 
 
 def choose_hardware(device: str) -> Hardware:
@@ -92,7 +99,11 @@ def choose_hardware(device: str) -> Hardware:
     # TF32 costs convolutions nothing in accuracy and makes what stays float32 several times faster.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
-    return Hardware(torch.device(device), _choose_precision(device))
+    launch = launched_as()
+    if device == "cuda" and launch.size > 1:
+        torch.cuda.set_device(launch.local_rank)
+    world = meet(launch.rank, launch.size, device)
+    return Hardware(torch.device(device), _choose_precision(device), world)
 
 
 def wait_for(device: torch.device) -> None:
@@ -104,9 +115,10 @@ def wait_for(device: torch.device) -> None:
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use; of those that torchrun has started, its share."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // launched_as().local_size)
 
 
 def _choose_precision(device: str) -> torch.dtype | None:

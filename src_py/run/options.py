@@ -28,11 +28,13 @@ from configs.presets import (
 )
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.files import DOWNLOAD_FOLDER, FREE_OPTIONS, RunFiles
+from src_py.run.launch import is_left_alone, launched_as
 from src_py.run.stages import PRETEXTS, STAGES
 from src_py.run.streams import Terminated, lasting_streams, terminable
 
 STARTED = time.monotonic()  # the script; what it imports and reads before it trains counts too
 COMMAND_LINE = "command line"
+FIRST_TO_TELL = 3.0  # s that other processes wait: what all of them find wrong, the first one tells
 LONGEST_RUN_NAME = 200  # bytes; file systems allow 255, and stages add endings
 LONGEST_ARGUMENT = 4096  # characters, as of a path; no number has so many digits
 
@@ -53,8 +55,8 @@ def run_script(
     config_class: type[Config], script: str, main: Callable[[Config], None], description: str | None
 ) -> None:
     """Runs a script: a wrong input ends in one line and exit status 2, Ctrl-C in status 130,
-    SIGTERM in 143."""
-    with lasting_streams(script):
+    SIGTERM in 143. Of several processes that torchrun has started, the first one tells."""
+    with lasting_streams(script, silent=not launched_as().is_first):
         try:
             with terminable():
                 config, origins = parse(config_class, script, description)
@@ -71,9 +73,11 @@ def run_script(
             # A package that is being imported turns Ctrl-C into an error of its own.
             if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
                 _end_interrupted(script, config_class, KeyboardInterrupt())
-            if not (isinstance(error, UserError | OSError) or is_out_of_memory(error)):
-                raise
             told = str(error)
+            if is_left_alone(error):
+                told = f"another process has ended; {_how_to_go_on(script, config_class)}"
+            elif not (isinstance(error, UserError | OSError) or is_out_of_memory(error)):
+                raise
             if is_out_of_memory(error):
                 told = (
                     f"out of memory; close other programs, then "
@@ -96,6 +100,10 @@ def _release() -> None:
     from src_py.run.claim import release  # which --help need not wait for
 
     release()
+    if launched_as().size > 1:
+        from src_py.run.distributed import leave
+
+        leave()
 
 
 def _how_to_go_on(script: str, config_class: type[ScriptConfig]) -> str:
@@ -167,7 +175,11 @@ def show_config(config: ScriptConfig, origins: dict[str, str]) -> list[str]:
 
 
 def _end(script: str, message: str) -> NoReturn:
-    print(f"{script}.py: {message}", file=sys.stderr)
+    launch, stream = launched_as(), sys.stderr
+    if not launch.is_first:
+        time.sleep(FIRST_TO_TELL)
+        message, stream = f"{message} (process {launch.rank} of {launch.size})", sys.__stderr__
+    print(f"{script}.py: {message}", file=stream)
     sys.exit(2)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from configs.base_config import TrainingConfig
 from configs.config_selflabel import SelfLabelConfig
 from src_py.images.loaders import ImageLoader, shuffled_batches
+from src_py.run.distributed import ALONE, apart
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.hardware import wait_for
 from src_py.run.schedule import Schedule, Step
@@ -65,17 +66,20 @@ def plan(
         MemoryError: when it does not suffice for the libraries.
     """
     _require_room_for_libraries()
+    world = session.hardware.world
     schedule = asked_for(config, len(images), head_epochs)
     seconds = None
     while seconds is None:
         arguments = (schedule.batch_size, steps, trained, images, config, session)
-        seconds = _seconds_per_image_or_none(*arguments, rows_per_image)
+        # Each process tries its part for itself: the batch must fit into the memory of all.
+        seconds = world.slowest(_seconds_per_image_or_none(*arguments, rows_per_image))
         if seconds is None:
             schedule = _with_half_of_the_batch(schedule, session)
     if config.minutes is None:
         return schedule
     is_frozen = any(not p.requires_grad for p in trained["model"].parameters())
-    return fit_minutes(schedule, config.minutes, seconds, is_frozen, config, session)
+    fitted = fit_minutes(schedule, config.minutes, seconds, is_frozen, config, session)
+    return world.of_the_first(fitted)
 
 
 def asked_for(config: TrainingConfig, images: int, head_epochs: int = 0) -> Schedule:
@@ -169,7 +173,8 @@ def fit_head_epochs(
         taken += 1
     epoch_seconds = len(batches) * (time.monotonic() - started) / taken
     left = HEADS_SHARE * seconds_left(config.minutes, session)
-    return min(head_epochs, max(1, int(left / epoch_seconds))), left
+    fitted = min(head_epochs, max(1, int(left / epoch_seconds)))
+    return session.hardware.world.of_the_first((fitted, left))
 
 
 def seconds_left(minutes: float, session: TrainingStage, reserved: float = 0.0) -> float:
@@ -226,7 +231,8 @@ def _seconds_per_image(
 ) -> float:
     """Takes steps with a copy of what is trained, which is thrown away: two, to see whether the
     memory suffices, or as many as the measurement of a speed needs."""
-    trial = copy.deepcopy(trained)
+    trial = {name: apart(part) for name, part in copy.deepcopy(trained).items()}
+    world = session.hardware.world
     if config.compile:
         trial["model"].compile()
     generator = session.generator(epoch=-2)
@@ -235,10 +241,13 @@ def _seconds_per_image(
         drawn = drawn[:TRIAL_STEPS]
     if len(drawn) < TRIAL_STEPS:
         drawn *= TRIAL_STEPS
-    batches = images.batches([rows.repeat(rows_per_image) for rows in drawn])
-    context = {"generator": generator, "config": config, "hardware": session.hardware}
+    if rows_per_image > 1:
+        drawn = [torch.stack(rows_per_image * [rows]) for rows in drawn]
+    own = ((rows[..., world.part(rows.shape[-1])], seen) for rows, seen in images.batches(drawn))
+    hardware = replace(session.hardware, world=ALONE)
+    context = {"generator": generator, "config": config, "hardware": hardware}
     started, seen = time.monotonic(), 0
-    for number, step in enumerate(steps(**trial, batches=batches, **context)):
+    for number, step in enumerate(steps(**trial, batches=own, **context)):
         wait_for(session.hardware.device)
         if number == 0:  # also sets up caches and kernels
             started = time.monotonic()
@@ -246,7 +255,7 @@ def _seconds_per_image(
         seen += step.images
         if config.minutes and time.monotonic() - started > _trial_seconds(config.minutes):
             break
-    return (time.monotonic() - started) / seen
+    return (time.monotonic() - started) / seen / world.size
 
 
 def _trial_seconds(minutes: float) -> float:

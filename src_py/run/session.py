@@ -66,7 +66,10 @@ class TrainingSession(TrainingStage):
         self._options = recorded(config)
         self._tell_if_stale()
         self._kept.require_same_options(self._options)
-        self._writer = _tensorboard_writer(self.files.logs / stage) if config.tensorboard else None
+        self._writes = hardware.world.is_first
+        hardware.world.wait()  # until all have read what there is, before the first one changes it
+        kept = config.tensorboard and self._writes
+        self._writer = _tensorboard_writer(self.files.logs / stage) if kept else None
 
     @property
     def is_finished(self) -> bool:
@@ -129,7 +132,7 @@ class TrainingSession(TrainingStage):
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (self._writes and sys.stderr.isatty()),
         )
         with self._bar:
             for epoch in range(first, total):
@@ -178,6 +181,8 @@ class TrainingSession(TrainingStage):
         Args:
             facts: what else the stage's record tells of how it ended.
         """
+        if not self._writes:
+            return self._kept.output
         content = {"stage": self.stage, "config": self._options, **content}
         path = self._kept.finish(content, seconds=round(self.seconds, 1), **facts)
         if self._writer:
@@ -205,7 +210,8 @@ class TrainingSession(TrainingStage):
         }
         if schedule is not None:
             told["schedule"] = as_plain(schedule)
-        self._kept.begin(**told)
+        if self._writes:
+            self._kept.begin(**told)
         self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
 
     def _close_epoch(self, epoch: int, seconds: float) -> None:
@@ -220,13 +226,16 @@ class TrainingSession(TrainingStage):
         row |= {"images_per_second": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
         self.history.append(row)
         rows = [tuple(past.values()) for past in self.history]
-        write_table(self.files.log(self.stage), tuple(row), rows)
+        if self._writes:
+            write_table(self.files.log(self.stage), tuple(row), rows)
         self._bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in means.items()}})
         if self._writer:
             for name, value in means.items():
                 self._writer.add_scalar(name, value, epoch + 1)
 
     def _store(self, state: dict[str, Stateful], next_epoch: int) -> None:
+        if not self._writes:
+            return
         parts = {name: part.state_dict() for name, part in state.items()}
         content = {
             "next_epoch": next_epoch,

@@ -72,10 +72,22 @@ class LastingStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def lasting_streams(script: str) -> Iterator[None]:
-    """In here, sys.stdout and sys.stderr never raise; afterwards they are what they were."""
+def lasting_streams(script: str, silent: bool = False) -> Iterator[None]:
+    """In here, sys.stdout and sys.stderr never raise; afterwards they are what they were.
+
+    Args:
+        silent: whether nothing is to be told.
+    """
     _fill_standard_descriptors()
     before = sys.stdout, sys.stderr
+    if silent:
+        with open(os.devnull, "w") as nowhere:
+            sys.stdout = sys.stderr = nowhere
+            try:
+                yield
+            finally:
+                sys.stdout, sys.stderr = before
+        return
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names are not always valid text

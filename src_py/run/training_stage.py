@@ -47,11 +47,13 @@ class TrainingStage:
 
     @property
     def time_used(self) -> float:
-        """Of what training may take, a fraction; 0 where no end has been set."""
+        """Of what training may take, a fraction; 0 where no end has been set. Of several processes
+        the first one's clock counts, so that all must ask."""
         if self._ends is None:
             return 0.0
         first, last = self._ends
-        return min(1.0, (self.seconds - first) / max(last - first, 1e-9))
+        used = min(1.0, (self.seconds - first) / max(last - first, 1e-9))
+        return self.hardware.world.of_the_first(used)
 
     def end_training_in(self, seconds: float) -> None:
         """From now on; at least one step of an epoch that has begun is trained."""
@@ -69,6 +71,8 @@ class TrainingStage:
         return self.hardware.generator(self._seed, *self.stage.encode(), epoch)
 
     def say(self, line: str) -> None:
-        """Prints a line without breaking the bar."""
+        """Prints a line without breaking the bar; the first process does."""
+        if not self.hardware.world.is_first:
+            return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
