@@ -81,7 +81,7 @@ clean:
 	rm -rf $(VENV) ckp logs out
 
 # The figures of the pages: see ablation.py for what is kept of each run.
-.PHONY: cifar10 results-digits results-parts results-side-by-side results-folder \
+.PHONY: cifar10 results-processes results-digits results-parts results-side-by-side results-folder \
     results-digits-long-tail results-fashion-mnist results-cifar10-cpu results-photos
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
@@ -94,6 +94,10 @@ cifar10: MINUTES ?= 25
 cifar10: $(VENV)/installed
 	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
 	    --simclr="--minutes $(MINUTES) --width $(WIDTH)" --pixels --out $(OUT)
+
+# What a second process on this machine gains.
+results-processes: $(VENV)/installed
+	$(BIN)/python -m src_py.research.process_speed results/processes.json
 
 # The options of make demo with twenty seeds, on one thread and on two.
 TWENTY := 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19

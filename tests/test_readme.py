@@ -128,6 +128,14 @@ def test_mining_figures_are_those_of_the_results(rows):
     assert row in PAGES["docs/speed.md"]
 
 
+def test_gains_by_processes_are_those_of_the_results():
+    for row in json.loads((PROJECT / "results" / "processes.json").read_text())["rows"]:
+        cells = [row[name] for name in ("stage", "network", "image_size", "batch")]
+        cells += [f"{row[f'images_per_second_{count}']:,.0f}" for count in (1, 2)]
+        told = " | ".join(map(str, [*cells, f"{row['gain']:.2f}"]))
+        assert f"| {told} |" in PAGES["docs/scaling.md"]
+
+
 def test_tables_are_those_of_the_results():
     """What `make tables` would write is there already."""
     texts = render()

@@ -48,6 +48,7 @@ from src_py.transforms import normalize, to_float
 
 IMAGES = 4096  # random images that the steps draw from
 CLUSTERS = 10
+VIEWS = 2  # of an image in a step, or the image and its neighbor
 CPU_BATCH = 128  # images a step; the stages' own batches would need minutes for a round
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 
@@ -133,7 +134,7 @@ def _pretext(
     data = ViewsOfImages(_as_arrays(pixels), [view, view])
     return {
         "reference": _reference(reference, sgd, config, data, batch, hardware, loss_of_views),
-        "ours": _ours(simclr_steps, trained, config, pixels, batch, 2, hardware, compiled),
+        "ours": _ours(simclr_steps, trained, config, pixels, (batch,), hardware, compiled),
         "network": _network(alone, sgd, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
@@ -157,8 +158,8 @@ def _scan(
     data = ViewsOfImages(_as_arrays(pixels), [strong_view(size), strong_view(size)], pairs=True)
     return {
         "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
-        # A batch of random images, its second half in the place of the neighbors.
-        "ours": _ours(scan_steps, trained, config, pixels, 2 * batch, 2, hardware, compiled),
+        # Random images stand in the place of the neighbors.
+        "ours": _ours(scan_steps, trained, config, pixels, (2, batch), hardware, compiled),
         "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
@@ -187,7 +188,7 @@ def _self_label(
     data = ViewsOfImages(_as_arrays(pixels), [plain_view(), strong_view(size)])
     return {
         "reference": _reference(reference, adam, config, data, batch, hardware, loss_of_views),
-        "ours": _ours(self_label_steps, trained, config, pixels, batch, 2, hardware, compiled),
+        "ours": _ours(self_label_steps, trained, config, pixels, (batch,), hardware, compiled),
         "network": _network(alone, adam, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
@@ -266,12 +267,15 @@ def _ours(
     trained: Trained,
     config: TrainingConfig,
     pixels: Tensor,
-    batch: int,
-    views_per_image: int,
+    shape: tuple[int, ...],
     hardware: Hardware,
     compiled: bool,
 ) -> Arm:
-    """The stage's own generator of steps, on resident uint8 images."""
+    """The stage's own generator of steps, on resident uint8 images.
+
+    Args:
+        shape: of a batch of rows, as the generator takes it.
+    """
     images = ResidentImages(pixels, hardware.device)
     generator = hardware.generator(0)
     hardware.place(trained["model"], compiled).train()
@@ -279,12 +283,12 @@ def _ours(
     @contextmanager
     def arm() -> Iterator[Step]:
         rows = (
-            torch.randint(IMAGES, (batch,), generator=generator, device=generator.device)
+            torch.randint(IMAGES, shape, generator=generator, device=generator.device)
             for _ in itertools.count()
         )
         context = {"generator": generator, "config": config, "hardware": hardware}
         taken = steps(**trained, batches=images.batches(rows), **context)
-        yield lambda: views_per_image * next(taken).images
+        yield lambda: VIEWS * next(taken).images
 
     return arm
 
