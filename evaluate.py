@@ -18,6 +18,7 @@ def main(config: EvaluateConfig) -> None:
     from src_py.clusters.classifier import load_cluster_names
     from src_py.images.loaders import unshared
     from src_py.images.run_images import load_settings, open_split, require_mined
+    from src_py.inference import folded
     from src_py.output.gallery import save_contact_sheet
     from src_py.run.arrays import load_features, load_neighbors
     from src_py.run.claim import settle
@@ -61,6 +62,8 @@ def main(config: EvaluateConfig) -> None:
             require_mined(files, opened)
         # Frozen weights have given the features of the training images already.
         seen = mined and encoder.spec.frozen
+        if not seen and encoder.spec.frozen:
+            encoder = folded(encoder, settings.image_size)
         features = load_features(files) if seen else compute.outputs(encoder)
         splits[split] = evaluation.Split(
             images=unshared(opened.loader),

@@ -23,7 +23,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     from src_py.augmentation import PLAIN_VIEW
     from src_py.feature_space import condition
     from src_py.images.run_images import image_state, load_settings, open_train
-    from src_py.inference import gathered, infer, infer_views
+    from src_py.inference import folded, gathered, infer, infer_views
     from src_py.neighbors import (
         are_all_alike,
         find_neighbors,
@@ -55,6 +55,7 @@ def main(config: ExtractFeaturesConfig) -> None:
     require_room(files, round(len(images.names) * (per_image + 8 * config.neighbors)))
     outputs = [*files.outputs("extract_features"), files.rows]
     if frozen:  # all that later stages will ever ask of the network
+        backbone = folded(backbone, settings.image_size)
         shown = [PLAIN_VIEW] + config.views * [config.augment]
         generator = hardware.generator(*b"extract_features")
         batches = infer_views(backbone, *seen, shown, generator)

@@ -64,7 +64,8 @@ def main(config: ScanConfig) -> None:
         best = training_loops.keep_best_head(model, images, pairs, config, session)
         scan = guard.Candidate(*best)
 
-    pretrained = stored_models.load_contrastive(pretext).backbone
+    # A network that is trained is no longer the one that gave the features.
+    pretrained = backbone if frozen else stored_models.load_contrastive(pretext).backbone
     kmeans = guard.kmeans_classifier(pretrained, features, pairs.neighbors, config, hardware)
     candidates = {"scan": scan, "kmeans": kmeans}
     compared = (candidates, views, pairs.neighbors, config, session)

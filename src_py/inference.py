@@ -1,10 +1,13 @@
 """Applying a model to all images, in order."""
 
+import copy
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from tqdm import tqdm
 
 from src_py.augmentation import Augmentation
@@ -81,3 +84,60 @@ def all_logits(
 ) -> Tensor:
     """(H, N, C) float32 of every head for all images, in order."""
     return torch.cat(list(infer(model, images, hardware, batch_size)), dim=1)
+
+
+@torch.no_grad()
+def folded(backbone: Backbone, image_size: int) -> Backbone:
+    """A copy in `eval()` mode whose batch norms have become a part of the convolutions before them.
+
+    It gives the same features but for rounding, and takes less time: a fifth of a MobileNet's on a
+    CPU is batch norms. Where that cannot be done, the backbone as it is.
+
+    Args:
+        image_size: of the images it will be shown, px.
+    """
+    copied = copy.deepcopy(backbone).eval()
+    random = torch.Generator().manual_seed(0)
+    shape = (2, backbone.spec.channels, image_size, image_size)
+    shown = torch.rand(shape, generator=random).to(backbone.mean.device)
+    expected = copied(shown)
+    for convolution, name in _batch_norms_after_convolutions(copied, shown):
+        norm = copied.get_submodule(name)
+        assert isinstance(norm, nn.BatchNorm2d)
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None, "a backbone's norms keep statistics"
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
+        )
+        # timm's batch norms end in an activation of their own.
+        rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+        copied.set_submodule(name, nn.Sequential(*rest))
+    is_same = torch.allclose(copied(shown), expected, rtol=1e-3, atol=1e-3)
+    return copied.requires_grad_(False) if is_same else backbone
+
+
+def _batch_norms_after_convolutions(
+    network: nn.Module, shown: Tensor
+) -> list[tuple[nn.Conv2d, str]]:
+    """Convolutions, and the names of the batch norms that are given what they give."""
+    last: list[tuple[nn.Conv2d, Tensor]] = []
+    found: list[tuple[nn.Conv2d, str]] = []
+
+    def remember(convolution: nn.Module, _: Any, output: Tensor) -> None:
+        assert isinstance(convolution, nn.Conv2d)
+        last[:] = [(convolution, output)]
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(remember))
+        elif isinstance(module, nn.BatchNorm2d):
+
+            def compare(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+                found.extend((convolution, name) for convolution, o in last if given[0] is o)
+
+            hooks.append(module.register_forward_pre_hook(compare))
+    network(shown)
+    for hook in hooks:
+        hook.remove()
+    return found

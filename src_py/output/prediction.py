@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src_py.backbones import Backbone
 from src_py.clusters.corrections import NOTHING_SAID, correct
 from src_py.clusters.names import ClusterNames
 from src_py.images.decoding import Skipped, decode_in_threads
@@ -24,7 +26,7 @@ from src_py.images.folders import pixel_digest
 from src_py.images.image_set import DataSettings
 from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
 from src_py.images.ranges import Range, stored_range
-from src_py.inference import infer
+from src_py.inference import folded, infer
 from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
 from src_py.run.arrays import load_features
@@ -107,9 +109,14 @@ class Classifier:
 
     def outputs(self, images: ImageLoader) -> tuple[Tensor, np.ndarray]:
         """Features (N, D) on the device, and probabilities (N, clusters), of all images."""
-        blocks = infer(self.model.backbone, images, self.hardware, self.batch_size)
+        blocks = infer(self._encoder, images, self.hardware, self.batch_size)
         features = torch.cat(list(blocks))
         return features, self.probabilities(features)
+
+    @cached_property
+    def _encoder(self) -> Backbone:
+        """The backbone, in the form that is fastest for weights that are not trained any more."""
+        return folded(self.model.backbone, self.settings.image_size)
 
     @torch.no_grad()
     def probabilities(self, features: Tensor) -> np.ndarray:
