@@ -8,7 +8,9 @@ weights that stay as they are (--init) also views.npy (N x V x D float16), featu
 Next: python scan.py --run <run>
 """
 
+import os
 import time
+from collections import deque
 
 from configs.config_extract_features import ExtractFeaturesConfig
 from src_py.run.errors import UserError
@@ -38,9 +40,9 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     files = config.files
     claim(files, config.data)
+    hardware = choose_hardware(config.device)
     settings = load_settings(files, config.data)
     (pretext,) = files.inputs("extract_features")
-    hardware = choose_hardware(config.device)
     model = hardware.place(load_contrastive(pretext))
     images = open_train(files, settings, hardware, config.loading)
 
@@ -59,16 +61,16 @@ def main(config: ExtractFeaturesConfig) -> None:
         shown = [PLAIN_VIEW] + config.views * [config.augment]
         generator = hardware.generator(*b"extract_features")
         batches = infer_views(backbone, *seen, shown, generator)
-        every = gathered(batches, len(images.names), "features")  # (N, 1 + V, D)
-        features = every[:, 0].contiguous()
-        if hardware.world.is_first:
-            write_array(new(files.views), every[:, 1:].half().numpy())
-        outputs.append(files.views)
     else:
         batches = infer(backbone, *seen)
-        features = gathered(batches, len(images.names), "features")  # (N, D)
-    if not hardware.world.is_first:
+    if not hardware.world.is_first:  # it has its part in each, and keeps none
+        deque(batches, maxlen=0)
         return
+    features = gathered(batches, len(images.names), "features")  # (N, D), or (N, 1 + V, D)
+    if frozen:
+        write_array(new(files.views), features[:, 1:].half().numpy())
+        outputs.append(files.views)
+        features = features[:, 0].contiguous()
     print(f"features: {features.shape[0]} x {features.shape[1]}")
     if are_all_alike(features.numpy()):
         raise UserError(
@@ -83,7 +85,8 @@ def main(config: ExtractFeaturesConfig) -> None:
         with torch.no_grad():
             searched = model.projection_head.cpu()(features)  # (N, 128)
     compared = with_directions(condition(searched, config.components).numpy())
-    neighbors, similarity = find_neighbors(compared, config.neighbors)  # (N, k)
+    threads = os.cpu_count() if hardware.world.size > 1 else None  # the others have ended
+    neighbors, similarity = find_neighbors(compared, config.neighbors, threads)  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
 

@@ -54,9 +54,12 @@ def main(config: PredictConfig) -> None:
     files, out = config.files, config.out
     checkpoint = choose_classifier(files)
     hardware = choose_hardware(config.device)
-    with hardware.world.one_after_the_first():
+    earlier: dict[Path, Prediction] = {}
+    paths: list[Path] = []
+    if hardware.world.is_first:
         earlier = {prediction.path: prediction for prediction in finish_moves(out)}
-    paths = files_left(config, earlier)
+        paths = files_left(config, earlier)
+    earlier, paths = hardware.world.of_the_first((earlier, paths))
     if earlier and not paths:
         if hardware.world.is_first:
             end_moves(out)

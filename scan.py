@@ -26,9 +26,9 @@ def main(config: ScanConfig) -> None:
 
     files = config.files
     claim(files, config.data)
+    hardware = choose_hardware(config.device)
     settings = run_images.load_settings(files, config.data)
     pretext, *_ = inputs = files.inputs("scan")
-    hardware = choose_hardware(config.device)
     session = TrainingSession(config, "scan", hardware, inputs, started=STARTED)
     if session.is_finished:
         return

@@ -31,9 +31,9 @@ def main(config: SelfLabelConfig) -> None:
 
     files = config.files
     claim(files, config.data)
+    hardware = choose_hardware(config.device)
     settings = run_images.load_settings(files, config.data)
     scan, *_ = inputs = files.inputs("selflabel")
-    hardware = choose_hardware(config.device)
     session = TrainingSession(config, "selflabel", hardware, inputs, started=STARTED)
     if session.is_finished:
         return

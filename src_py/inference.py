@@ -55,6 +55,8 @@ def infer_views(
 
 def _outputs(model: Backbone | ClusteringModel, pixels: Tensor, hardware: Hardware) -> Tensor:
     """The model's float32 outputs for a batch; on a CPU for a few images at a time."""
+    if not len(pixels):  # of several processes, one that has no part of a small batch
+        return _outputs(model, pixels.new_zeros(1, *pixels.shape[1:]), hardware)[..., :0, :]
     at_once = len(pixels)
     if hardware.device.type == "cpu":
         at_once = max(1, PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2]))
@@ -103,7 +105,8 @@ def folded(backbone: Backbone, image_size: int) -> Backbone:
     expected = copied(shown)
     for convolution, name in _batch_norms_after_convolutions(copied, shown):
         norm = copied.get_submodule(name)
-        assert isinstance(norm, nn.BatchNorm2d)
+        if not isinstance(norm, nn.BatchNorm2d):  # asked twice
+            return backbone
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None and variance is not None, "a backbone's norms keep statistics"
         convolution.weight, convolution.bias = fuse_conv_bn_weights(

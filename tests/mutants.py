@@ -255,8 +255,8 @@ MUTANTS = (
     Mutant(
         "what is tried before the first epoch trains the model itself",
         "src_py/run/planning.py",
-        "for name, part in copy.deepcopy(trained).items()}",
-        "for name, part in trained.items()}",
+        "    trial = copy.deepcopy(trained)\n    if together is ALONE:",
+        "    trial = trained\n    if together is ALONE:",
         ("test_planning.py",),
     ),
     Mutant(

@@ -115,6 +115,24 @@ def test_another_number_of_processes_goes_on(monkeypatch, tmp_path):
     assert alone.returncode == 0 and "continuing after epoch" in alone.stdout, alone.stderr
 
 
+def test_batch_statistics_and_small_batches_are_those_of_one_process(monkeypatch, tmp_path):
+    done = together(monkeypatch, 2, tmp_path, "tests/distributed_norms.py")
+    assert [each.returncode for each in done] == [0, 0], done
+    differences = json.loads((tmp_path / "norms.json").read_text())
+    assert len(differences) == 12 and max(differences.values()) < 1, differences
+
+
+def test_a_batch_that_is_too_small_is_told(monkeypatch, tmp_path):
+    first, second = together(
+        monkeypatch, 2, tmp_path, "simclr.py", *SHORT, "--epochs", "1", "--batch-size", "3"
+    )
+    assert first.stderr == (
+        "simclr.py: --batch-size 3: too few images for 2 processes: raise it, or start fewer\n"
+    )
+    assert second.stderr == first.stderr.replace("\n", " (process 1 of 2)\n")
+    assert first.returncode == second.returncode == 2
+
+
 @pytest.mark.parametrize("total, sizes", [(10, [4, 3, 3]), (3, [1, 1, 1]), (2, [1, 1, 0])])
 def test_the_parts_of_a_batch_make_it_up(total, sizes):
     rows = torch.arange(total)

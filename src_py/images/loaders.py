@@ -97,7 +97,7 @@ class StreamedImages:
             self.files,
             batch_sampler=[self.world.own(indices).tolist() for indices in index_batches],
             num_workers=self.workers,
-            collate_fn=_stack_or_say_why_not,
+            collate_fn=self._stack_or_say_why_not,
             pin_memory=on_cuda,
             worker_init_fn=_ShareOfMemory(self.workers),
         )
@@ -106,6 +106,15 @@ class StreamedImages:
                 raise UserError(images)
             images = images.to(self.device, non_blocking=on_cuda)  # (B, S, S, C)
             yield indices.to(self.device), images.permute(0, 3, 1, 2).contiguous()
+
+    def _stack_or_say_why_not(self, images: list[Tensor | str]) -> Tensor | str:
+        """A batch (B, S, S, C), or what is wrong: an exception would lose its form on the way from
+        a worker."""
+        wrong = next((image for image in images if isinstance(image, str)), None)
+        if wrong or images:
+            return wrong or torch.stack([image for image in images if isinstance(image, Tensor)])
+        shape = (0, self.image_size, self.image_size, self.files.channels)
+        return torch.empty(shape, dtype=torch.uint8)
 
 
 def _without_shortage(decoded: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
@@ -125,12 +134,6 @@ def _without_shortage(decoded: Iterable[Tensor | str]) -> Iterator[Tensor | str]
             "give it more (docker run --shm-size 2g), lower --batch-size, or choose --loading "
             "resident"
         ) from None
-
-
-def _stack_or_say_why_not(images: list[Tensor | str]) -> Tensor | str:
-    """A batch; or, as an exception would lose its form on the way from a worker, what is wrong."""
-    wrong = next((image for image in images if isinstance(image, str)), None)
-    return wrong or torch.stack([image for image in images if isinstance(image, Tensor)])
 
 
 class _ShareOfMemory:

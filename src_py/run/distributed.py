@@ -166,7 +166,8 @@ def apart(part: Any) -> Any:
 def meet(rank: int, size: int, device: str) -> World:
     """The world of `size` processes, of which this one is number `rank`, once all are there."""
     if size > 1 and not dist.is_initialized():
-        backend = "nccl" if device == "cuda" else "gloo"
+        # What is no tensor of the device is exchanged without it.
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
     return World(rank, size)
 
@@ -222,9 +223,8 @@ class _NormalizedTogether(torch.autograd.Function):
         # they give for this process's images is put together.
         channels = x.shape[1]
         own = x.numel() // channels
-        mean, spread = _statistics(x) if own else x.new_zeros((2, channels), dtype=weight.dtype)
+        mean, spread = _statistics(x) if own else x.new_zeros((2, channels), dtype=torch.double)
         told = torch.cat([mean * own, (spread + mean.square()) * own, mean.new_full((1,), own)])
-        told = told.double()  # whose squares lose no digits
         dist.all_reduce(told)
         count = told[-1]
         mean, squares = (told[:-1] / count).chunk(2)
@@ -239,26 +239,28 @@ class _NormalizedTogether(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, variance, count = ctx.saved_tensors
-        given = (weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
-        for_x, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, *given
-        )  # as if the statistics were constants
+        for_x, for_weight, for_bias = gradient, torch.zeros_like(mean), torch.zeros_like(mean)
+        if x.numel():  # torch's kernel does not take less; as if the statistics were constants
+            given = (weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
+            for_x, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
+                gradient, x, *given
+            )
         sums = torch.cat([for_weight, for_bias])
         dist.all_reduce(sums)
         of_weight, of_bias = (sums / count).chunk(2)
         scale = torch.rsqrt(variance + ctx.eps)
-        slope = weight * scale.square() * of_weight
         shape = [1, -1] + [1] * (x.dim() - 2)
-        for_x.addcmul_(x, slope.view(shape).to(x.dtype), value=-1)
-        for_x.add_((slope * mean - weight * scale * of_bias).view(shape).to(x.dtype))
-        return for_x, for_weight, for_bias, None
+        # What the statistics pass on, in float32: of half precision, x - mean keeps few digits.
+        passed = (_widened(x) - mean.view(shape)).mul_((scale * of_weight).view(shape))
+        passed.add_(of_bias.view(shape)).mul_((weight * scale).view(shape))
+        return (for_x - passed).to(x.dtype), for_weight, for_bias, None
 
 
 def _statistics(x: Tensor) -> Tensor:
-    """Mean and variance of each channel, (2, C), float32 at least."""
+    """Mean and variance of each channel, (2, C) float64: squares of large means need its digits."""
     wide = _widened(x)
     _, mean, scale = torch.native_batch_norm(wide, None, None, None, None, True, 0.0, TINY)
-    return torch.stack([mean, scale.pow(-2) - TINY])
+    return torch.stack([mean.double(), scale.double().pow(-2) - TINY])
 
 
 class _SharedStatistics(nn.modules.batchnorm._BatchNorm):

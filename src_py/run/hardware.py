@@ -11,7 +11,7 @@ from torch import nn
 
 from src_py.run.distributed import ALONE, World, meet
 from src_py.run.errors import UserError
-from src_py.run.launch import launched_as
+from src_py.run.launch import Launch, launched_as
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -84,9 +84,10 @@ def choose_hardware(device: str) -> Hardware:
     Raises:
         UserError: when the device asked for is not there.
     """
+    launch = launched_as()
     available = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "mps": torch.backends.mps.is_available() and launch.size == 1,
         "cpu": True,
     }
     if device == "auto":
@@ -99,11 +100,24 @@ def choose_hardware(device: str) -> Hardware:
     # TF32 costs convolutions nothing in accuracy and makes what stays float32 several times faster.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
-    launch = launched_as()
-    if device == "cuda" and launch.size > 1:
-        torch.cuda.set_device(launch.local_rank)
+    if launch.size > 1:
+        _take_its_share(device, launch)
     world = meet(launch.rank, launch.size, device)
     return Hardware(torch.device(device), _choose_precision(device), world)
+
+
+def _take_its_share(device: str, launch: Launch) -> None:
+    """Of the machine's devices, or of its cores, of which torchrun gives every process one."""
+    if device == "cpu":
+        torch.set_num_threads(available_cores())
+        return
+    there = torch.cuda.device_count()
+    if launch.local_rank >= there:
+        raise UserError(
+            f"{launch.local_size} processes on a machine with {there} GPUs: start as many as there "
+            f"are GPUs, or add --device cpu"
+        )
+    torch.cuda.set_device(launch.local_rank)
 
 
 def wait_for(device: torch.device) -> None:

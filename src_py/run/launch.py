@@ -32,7 +32,7 @@ def launched_as() -> Launch:
 
 def is_left_alone(error: Exception) -> bool:
     """Whether an error means that another process, which takes part in the work, is gone."""
-    said = ("gloo", "nccl", "by peer", "broken pipe", "dist")
+    said = ("closed by peer", "reset by peer", "broken pipe", "distbackenderror", "remote process")
     told = f"{type(error).__name__} {error}".casefold()
     is_one_of_many = launched_as().size > 1 and isinstance(error, RuntimeError)
     return is_one_of_many and any(words in told for words in said)

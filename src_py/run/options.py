@@ -65,6 +65,7 @@ def run_script(
                     return
                 try:
                     main(config)
+                    _leave()
                 finally:
                     _release()
         except KeyboardInterrupt as interrupt:
@@ -100,6 +101,11 @@ def _release() -> None:
     from src_py.run.claim import release  # which --help need not wait for
 
     release()
+
+
+def _leave() -> None:
+    """The other processes, at the end of the work. One that fails stays until it has told why: they
+    wait for it, and torchrun ends them."""
     if launched_as().size > 1:
         from src_py.run.distributed import leave
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from configs.base_config import TrainingConfig
 from configs.config_selflabel import SelfLabelConfig
 from src_py.images.loaders import ImageLoader, shuffled_batches
-from src_py.run.distributed import ALONE, apart
+from src_py.run.distributed import ALONE, World, apart
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.hardware import wait_for
 from src_py.run.schedule import Schedule, Step
@@ -68,15 +68,25 @@ def plan(
     _require_room_for_libraries()
     world = session.hardware.world
     schedule = asked_for(config, len(images), head_epochs)
+    least = SMALLEST_THAT_TRAINS * world.size
+    if world.size > 1 and min(schedule.batch_size, schedule.images_per_epoch) < least:
+        raise UserError(
+            f"--batch-size {schedule.batch_size}: too few images for {world.size} processes: raise "
+            f"it, or start fewer"
+        )
     seconds = None
     while seconds is None:
         arguments = (schedule.batch_size, steps, trained, images, config, session)
         # Each process tries its part for itself: the batch must fit into the memory of all.
-        seconds = world.slowest(_seconds_per_image_or_none(*arguments, rows_per_image))
+        own = _seconds_per_image_or_none(*arguments, rows_per_image)
+        seconds = world.slowest(own)
         if seconds is None:
             schedule = _with_half_of_the_batch(schedule, session)
     if config.minutes is None:
         return schedule
+    if world.size > 1:  # what they wait for one another takes time too
+        arguments = (schedule.batch_size, steps, trained, images, config, session)
+        seconds = _seconds_per_image(*arguments, rows_per_image, world)
     is_frozen = any(not p.requires_grad for p in trained["model"].parameters())
     fitted = fit_minutes(schedule, config.minutes, seconds, is_frozen, config, session)
     return world.of_the_first(fitted)
@@ -228,11 +238,18 @@ def _seconds_per_image(
     config: TrainingConfig,
     session: TrainingStage,
     rows_per_image: int,
+    together: World = ALONE,
 ) -> float:
     """Takes steps with a copy of what is trained, which is thrown away: two, to see whether the
-    memory suffices, or as many as the measurement of a speed needs."""
-    trial = {name: apart(part) for name, part in copy.deepcopy(trained).items()}
-    world = session.hardware.world
+    memory suffices, or as many as the measurement of a speed needs.
+
+    Args:
+        together: the processes that take them; ALONE, each tries its part for itself.
+    """
+    world, hardware = session.hardware.world, replace(session.hardware, world=together)
+    trial = copy.deepcopy(trained)
+    if together is ALONE:
+        trial = {name: apart(part) for name, part in trial.items()}
     if config.compile:
         trial["model"].compile()
     generator = session.generator(epoch=-2)
@@ -243,19 +260,21 @@ def _seconds_per_image(
         drawn *= TRIAL_STEPS
     if rows_per_image > 1:
         drawn = [torch.stack(rows_per_image * [rows]) for rows in drawn]
-    own = ((rows[..., world.part(rows.shape[-1])], seen) for rows, seen in images.batches(drawn))
-    hardware = replace(session.hardware, world=ALONE)
+    batches = images.batches(drawn)
+    if together is ALONE:
+        batches = ((rows[..., world.part(rows.shape[-1])], own) for rows, own in batches)
     context = {"generator": generator, "config": config, "hardware": hardware}
     started, seen = time.monotonic(), 0
-    for number, step in enumerate(steps(**trial, batches=own, **context)):
+    for number, step in enumerate(steps(**trial, batches=batches, **context)):
         wait_for(session.hardware.device)
         if number == 0:  # also sets up caches and kernels
             started = time.monotonic()
             continue
         seen += step.images
-        if config.minutes and time.monotonic() - started > _trial_seconds(config.minutes):
+        taken = together.of_the_first(time.monotonic() - started)
+        if config.minutes and taken > _trial_seconds(config.minutes):
             break
-    return (time.monotonic() - started) / seen / world.size
+    return taken / seen
 
 
 def _trial_seconds(minutes: float) -> float:
@@ -264,7 +283,7 @@ def _trial_seconds(minutes: float) -> float:
 
 def _with_half_of_the_batch(schedule: Schedule, session: TrainingStage) -> Schedule:
     fitting = min(schedule.batch_size, schedule.images_per_epoch) // 2
-    if fitting < SMALLEST_THAT_TRAINS:
+    if fitting < SMALLEST_THAT_TRAINS * session.hardware.world.size:
         raise UserError(
             "the memory does not suffice for two images: "
             "lower --image-size or --width of simclr.py, or close other programs"

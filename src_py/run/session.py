@@ -67,7 +67,13 @@ class TrainingSession(TrainingStage):
         self._tell_if_stale()
         self._kept.require_same_options(self._options)
         self._writes = hardware.world.is_first
-        hardware.world.wait()  # until all have read what there is, before the first one changes it
+        self.is_resumable = self._kept.is_resumable
+        # All have read what there is before the first one changes it.
+        if len(set(hardware.world.gathered([(self.is_resumable, self._kept.is_stale)]))) > 1:
+            raise UserError(
+                f"the processes do not see the same files in {self.files.checkpoints}: all of them "
+                f"need one folder"
+            )
         kept = config.tensorboard and self._writes
         self._writer = _tensorboard_writer(self.files.logs / stage) if kept else None
 
@@ -78,10 +84,6 @@ class TrainingSession(TrainingStage):
             return False
         self.say(f"{self.stage}: finished already ({self._kept.output}); --restart begins again")
         return True
-
-    @property
-    def is_resumable(self) -> bool:
-        return self._kept.is_resumable
 
     def remember(self, settled: dict[str, Any]) -> None:
         """What a first stage has settled of the images, for the run's later stages."""
@@ -168,8 +170,8 @@ class TrainingSession(TrainingStage):
         told = ", ".join([str(health), *more])
         self.say(f"{self.stage} epoch {epoch + 1}/{self._epochs}: {told}")
         warnings = health.warnings(self.stage)
+        is_last = self.time_used >= 1 or epoch + 1 == self._epochs
         for kind, warning in warnings.items():
-            is_last = epoch + 1 == self._epochs or self.time_used >= 1
             if kind not in self._warned or is_last:
                 self.say(f"{self.stage}: warning: {warning}")
         self._warned |= set(warnings)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.conftest import PROJECT
 from tests.script_process import prepare
-from tests.torture import command_lines, images, kept_files, kills, resources
+from tests.torture import command_lines, images, kept_files, kills, processes, resources
 from tests.torture.base import Fault, Outcome, Verdict, make_base
 
 AT_ONCE = 2
@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, Trial, int, int]] = {
         "full disk, closed stream, no permission, no memory", resources.trial,
         len(resources.FAULTS), 1,
     ),
+    "processes": ("SIGKILL of one of two processes of torchrun", processes.trial, 20, 1),
     "company": ("two commands on one run at one time", resources.company, 12, 1),
 }  # fmt: skip
 
