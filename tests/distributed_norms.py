@@ -4,6 +4,7 @@ Writes norms.json: of each case the largest difference from float64, as a part o
 one process differs by, and of what float32 cannot tell.
 """
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -43,6 +44,12 @@ def main():
         allowed = 3 * (one - true).abs().max() + 1e-6 * (1 + offset)
         gap = (ours - true[:, part]).abs().amax() if len(part) else torch.zeros(())
         found[f"{offset} {dtype} {count}"] = float(gap / allowed)
+    torch.manual_seed(0)
+    images = torch.randn(5, 3, 32, 32)
+    mobile = build_backbone(TimmSpec("test_efficientnet.r160_in1k", 3, 32)).train()
+    expected = copy.deepcopy(mobile)(images)
+    ours = world.join(mobile)(images[world.own(torch.arange(5))])
+    torch.testing.assert_close(ours, expected[world.part(5)], rtol=1e-3, atol=1e-4)
     transformer = build_backbone(TimmSpec("test_vit.r160_in1k", 3, 32, frozen=True))
     pixels = ResidentImages(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), hardware.device, world)
     assert [len(each) for each in infer(transformer, pixels, hardware, 2)] == [2, 1]

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Module = TypeVar("Module", bound=nn.Module)
 Fact = TypeVar("Fact")
@@ -95,8 +96,8 @@ class World:
         if self.size == 1:
             return module
         for each in module.modules():
-            if type(each) in SHARED_BATCH_NORM:
-                each.__class__ = SHARED_BATCH_NORM[type(each)]
+            if isinstance(each, _BatchNorm) and not isinstance(each, _SharedStatistics):
+                each.__class__ = _shared(type(each))
         for tensor in module.state_dict().values():
             held = tensor.contiguous()
             dist.broadcast(held, src=0)
@@ -157,9 +158,9 @@ def leave() -> None:
 
 def apart(part: Any) -> Any:
     """A module, or anything else, that no longer asks other processes for batch statistics."""
-    alone = {shared: plain for plain, shared in SHARED_BATCH_NORM.items()}
     for each in part.modules() if isinstance(part, nn.Module) else ():
-        each.__class__ = alone.get(type(each), type(each))
+        if isinstance(each, _SharedStatistics):
+            _, each.__class__ = type(each).__bases__
     return part
 
 
@@ -263,7 +264,7 @@ def _statistics(x: Tensor) -> Tensor:
     return torch.stack([mean.double(), scale.double().pow(-2) - TINY])
 
 
-class _SharedStatistics(nn.modules.batchnorm._BatchNorm):
+class _SharedStatistics(_BatchNorm):
     """In training, with the statistics of all processes' images."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -277,18 +278,11 @@ class _SharedStatistics(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        for part in ("drop", "act"):  # timm's batch norms end in an activation of their own
+            y = getattr(self, part)(y) if hasattr(self, part) else y
         return y
 
 
-class SharedBatchNorm1d(_SharedStatistics, nn.BatchNorm1d):
-    pass
-
-
-class SharedBatchNorm2d(_SharedStatistics, nn.BatchNorm2d):
-    pass
-
-
-SHARED_BATCH_NORM: dict[type, type] = {
-    nn.BatchNorm1d: SharedBatchNorm1d,
-    nn.BatchNorm2d: SharedBatchNorm2d,
-}
+def _shared(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+    """A kind of batch norm whose statistics are those of all processes' images."""
+    return type(f"Shared{kind.__name__}", (_SharedStatistics, kind), {})
