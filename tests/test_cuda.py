@@ -24,9 +24,10 @@ def classifier():
     return ClusteringModel(ResNet18(SPEC), ClusterHeads(128, 10, 1))
 
 
-def endless(batch):
-    """The same batch for ever, as the generators of steps take it."""
-    return ((torch.arange(len(batch), device="cuda"), batch) for _ in itertools.count())
+def endless(batch, *shape):
+    """The same batch for ever, as the generators of steps take it; its rows in this shape."""
+    rows = torch.arange(len(batch), device="cuda").view(*shape, -1)
+    return ((rows, batch) for _ in itertools.count())
 
 
 def simclr(batch, generator, hardware):
@@ -38,7 +39,8 @@ def simclr(batch, generator, hardware):
 def scan(batch, generator, hardware):
     config = ScanConfig(run="cuda")
     model = hardware.place(classifier())
-    return scan_steps(model, adam(model, config), endless(batch), generator, config, hardware)
+    batches = endless(batch, 2)
+    return scan_steps(model, adam(model, config), batches, generator, config, hardware)
 
 
 def self_label(batch, generator, hardware):
