@@ -85,7 +85,7 @@ def main(config: ExtractFeaturesConfig) -> None:
         with torch.no_grad():
             searched = model.projection_head.cpu()(features)  # (N, 128)
     compared = with_directions(condition(searched, config.components).numpy())
-    threads = os.cpu_count() if hardware.world.size > 1 else None  # the others have ended
+    threads = os.cpu_count() if hardware.world.size > 1 else None  # the others only wait
     neighbors, similarity = find_neighbors(compared, config.neighbors, threads)  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")

@@ -21,6 +21,7 @@ from src_py.backbones import new_spec
 from src_py.images.loaders import ResidentImages
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.optimizers import adam, sgd
+from src_py.run.distributed import leave
 from src_py.run.files import write_json
 from src_py.run.hardware import choose_hardware
 from src_py.training_loops import scan_steps, simclr_steps
@@ -94,6 +95,7 @@ def _work(told: Path, stage: str, network: str, size: int, batch: int) -> None:
     seen = sum(2 * step.images for step in steps)
     if hardware.world.is_first:
         told.write_text(json.dumps(seen / (time.perf_counter() - started)))
+    leave()
 
 
 if __name__ == "__main__":

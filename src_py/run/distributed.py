@@ -151,8 +151,9 @@ ALONE = World()
 
 
 def leave() -> None:
-    """The other processes need not wait for this one any more."""
+    """Ends with the others: one that went before them would cut off what they have yet to read."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
