@@ -8,7 +8,6 @@ weights that stay as they are (--init) also views.npy (N x V x D float16), featu
 Next: python scan.py --run <run>
 """
 
-import os
 import time
 from collections import deque
 
@@ -35,7 +34,8 @@ def main(config: ExtractFeaturesConfig) -> None:
     from src_py.run.claim import claim, new, require_room, switch
     from src_py.run.csv_tables import write_table
     from src_py.run.files import hashes, recorded, settings_digest, write_array, write_record
-    from src_py.run.hardware import choose_hardware
+    from src_py.run.hardware import available_cores, choose_hardware
+    from src_py.run.launch import launched_as
     from src_py.run.stored_models import load_contrastive
 
     files = config.files
@@ -85,7 +85,8 @@ def main(config: ExtractFeaturesConfig) -> None:
         with torch.no_grad():
             searched = model.projection_head.cpu()(features)  # (N, 128)
     compared = with_directions(condition(searched, config.components).numpy())
-    threads = os.cpu_count() if hardware.world.size > 1 else None  # the others only wait
+    share = launched_as().local_size  # of the cores; the other processes only wait
+    threads = share * available_cores() if hardware.world.size > 1 else None
     neighbors, similarity = find_neighbors(compared, config.neighbors, threads)  # (N, k)
     for name, value in neighbor_statistics(neighbors, similarity).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")

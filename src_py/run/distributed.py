@@ -114,11 +114,9 @@ class World:
 
     def slowest(self, seconds: float | None) -> float | None:
         """The most that a process takes; None where one has failed, which says None."""
-        if self.size == 1:
-            return seconds
-        told: list[Any] = [None] * self.size
-        dist.all_gather_object(told, seconds)
-        return None if None in told else max(told)
+        told = self.gathered([seconds])
+        known = [each for each in told if each is not None]
+        return max(known) if len(known) == len(told) else None
 
     def of_the_first(self, fact: Fact) -> Fact:
         """What the first process says, where clocks or disks may tell them otherwise."""
