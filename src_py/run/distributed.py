@@ -1,6 +1,6 @@
 """Several processes that do the work of one: torchrun starts them, each has a part of every batch.
 
-    torchrun --nproc_per_node 2 simclr.py
+    torchrun --nproc_per_node 2 -- simclr.py
 
 They draw the same order, the same pairs and, of the random numbers of a batch, those of their own
 images. A network sees its part; its batch statistics are those of the whole batch. What it gives is

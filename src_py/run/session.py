@@ -38,6 +38,9 @@ class TrainingSession(TrainingStage):
 
     A resumed stage sees just what an uninterrupted one would have seen: an epoch's random numbers
     depend on nothing before it.
+
+    Attributes:
+        is_resumable: whether there is a state of this training to go on from.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class TrainingSession(TrainingStage):
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=not (self._writes and sys.stderr.isatty()),
+            disable=not sys.stderr.isatty(),
         )
         with self._bar:
             for epoch in range(first, total):

@@ -71,8 +71,6 @@ class TrainingStage:
         return self.hardware.generator(self._seed, *self.stage.encode(), epoch)
 
     def say(self, line: str) -> None:
-        """Prints a line without breaking the bar; the first process does."""
-        if not self.hardware.world.is_first:
-            return
+        """Prints a line without breaking the bar."""
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
