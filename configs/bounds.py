@@ -17,6 +17,7 @@ LONGEST = 366 * 24 * 60  # minutes
 BOUNDS: dict[str, tuple[float, float]] = {
     "batch_size": (1, 2**20),
     "candidate_heads": (1, 10_000),
+    "channels": (1, 3),
     "checkpoint_seconds": (0, 60 * LONGEST),
     "clusters": (2, 100_000),
     "components": (0, 65_536),

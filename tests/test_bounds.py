@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import sys
+import typing
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,16 @@ def test_every_number_has_bounds(config_class):
             lowest, highest = BOUNDS[field.name]
             assert lowest < highest
             assert field.default is None or lowest <= field.default <= highest
+
+
+@pytest.mark.parametrize("config_class", sorted(set(config_classes()), key=lambda c: c.__name__))
+def test_every_choice_can_be_given(config_class):
+    for name, kind in typing.get_type_hints(config_class).items():
+        for part in (kind, *typing.get_args(kind)):
+            if typing.get_origin(part) is typing.Literal:
+                for choice in typing.get_args(part):
+                    with suppress(UserError):  # one that asks for another option, in words
+                        assert getattr(config_class(**{name: choice}), name) == choice
 
 
 @pytest.fixture
