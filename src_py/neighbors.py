@@ -1,32 +1,63 @@
-"""Nearest neighbors by cosine similarity, on a CPU, in memory that grows with N and not with N^2.
+"""Nearest neighbors by cosine similarity, in memory that grows with N and not with N^2.
 
     neighbors, similarity = find_neighbors(features, k=20)
 
-faiss does the search: exactly for up to 100,000 rows, above that in an inverted file whose
-breadth is chosen by measuring its recall on a sample of these very features. What that takes on
-two cores is in results/benchmark-2-cpu-cores.json.
+Up to 100,000 rows all pairs are compared (faiss). Of more, each row meets those around it
+(mining/inverted_lists.py): as many as it takes to find 0.97 of the neighbors of a sample of these
+very rows. What that takes on two cores is in docs/speed.md.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from faiss import IndexIVFFlat
+from src_py.mining.inverted_lists import FEWEST_PER_CENTROID, InvertedLists, Workspace
+from src_py.mining.ranking import cosine_similarity, rank
 
 LARGEST_EXACT = 100_000  # rows; the exact search is quadratic
-# The breadth of an approximate search is doubled until a sample reaches this recall. It leaves
-# room above the promised 0.95 for the sample's own error (a standard error below 0.008).
+# Above, rows without any clusters to go by are searched as broadly as memory allows: to compare all
+# pairs would take days.
+LARGEST_WITHOUT_CLUSTERS = 2_000_000
+# The breadth of a search of lists is doubled until a sample reaches this recall. It leaves room
+# above the promised 0.95 for the sample's own error (a standard error below 0.008).
 RECALL_AIMED_AT = 0.97
 RECALL_SAMPLE = 500  # rows
-# Candidates beyond k + 1. faiss breaks ties in its own order; the surplus lets near-ties at the
-# end of a row be decided here, by similarity and then by index.
+NARROWEST = 4  # lists around a row that are searched, at least
+# Candidates beyond k + 1. A search breaks ties in its own order; the surplus lets near-ties at the
+# end of a row be decided by similarity and then by index.
 SURPLUS = 8
-BLOCK_BYTES = 64 * 2**20  # of features gathered at a time
+BLOCK = 8192  # rows at once: faiss is fastest with a few thousand queries
+GATHERED = 2**22  # neighbors' neighbors at once
 SAME_DIRECTION = 1e-6  # largest difference of any coordinate, at length 1
 DUPLICATE = 1 - 1e-6  # cosine similarity above which two rows count as the same
+UNKNOWN = -1  # in the place of a neighbor that has yet to be found
+
+
+class Neighbors(NamedTuple):
+    """
+    Attributes:
+        indices: (N, k) int64, the most similar first and ties by index; UNKNOWN where a row's have
+            yet to be found.
+        similarity: (N, k) float32.
+    """
+
+    indices: np.ndarray
+    similarity: np.ndarray
+
+    @staticmethod
+    def unknown(rows: int, k: int) -> "Neighbors":
+        indices = np.full((rows, k), UNKNOWN, dtype=np.int64)
+        return Neighbors(indices, np.empty((rows, k), dtype=np.float32))
+
+    def put(self, rows: np.ndarray, indices: np.ndarray, similarity: np.ndarray) -> None:
+        self.similarity[rows] = similarity  # first: known is what has both
+        self.indices[rows] = indices
 
 
 def l2_normalize(features: np.ndarray) -> np.ndarray:
@@ -36,15 +67,10 @@ def l2_normalize(features: np.ndarray) -> np.ndarray:
         ValueError: if the array is not two-dimensional, is empty, or holds rows that are not
             finite or all zero: they have no direction, so the message says how many there are.
     """
-    features = np.asarray(features)
-    if features.ndim != 2 or features.size == 0:
-        raise ValueError(f"features must be a non-empty (N, D) array, got shape {features.shape}")
+    largest = _require_directions(features)
     features = features.astype(np.result_type(features.dtype, np.float32), copy=False)
-    # max and min see NaN and infinity without an (N, D) temporary; dividing by the largest
-    # magnitude first keeps the squares of very large or very small rows in range.
-    largest = np.maximum(features.max(axis=1), -features.min(axis=1))  # (N,)
-    _require_no_rows(~np.isfinite(largest), "are not finite")
-    _require_no_rows(largest == 0, "are all zero")
+    # Dividing by the largest magnitude first keeps the squares of very large or very small rows in
+    # range.
     unit = (features / largest[:, None]).astype(np.float32, copy=False)
     unit /= np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
     return unit
@@ -68,39 +94,47 @@ def are_all_alike(features: np.ndarray) -> bool:
 
 
 def find_neighbors(
-    features: np.ndarray, k: int, threads: int | None = None, exact: bool | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    features: np.ndarray,
+    k: int,
+    threads: int | None = None,
+    exact: bool | None = None,
+    found: Neighbors | None = None,
+    scratch: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Neighbors:
     """The k most similar other rows of every row, by cosine similarity.
 
     A row is left out of its own neighbors by its index, so exact duplicates of it stay in. Among
-    more than k + 8 duplicates of one row, which of them are listed is faiss's choice.
+    more than k + 8 duplicates of one row, which of them are listed is chance.
 
     Args:
         features: (N, D), any length of rows.
-        threads: faiss's threads, None for its default.
-        exact: True compares all pairs; False uses the inverted file, unless the features are so
-            few or so evenly spread that all pairs are faster; None is True up to 100,000 rows,
-            False above.
-
-    Returns:
-        Neighbors (N, k) int64 and similarity (N, k) float32, the most similar first and ties by
-        index.
+        threads: that work, None for torch's and faiss's defaults.
+        exact: True compares all pairs; False searches lists, unless the features are so few or so
+            evenly spread that all pairs are faster; None is True up to 100,000 rows, False above.
+        found: what an interrupted search has found: the rest of it is found, and put there.
+        scratch: folder for a temporary file as large as the features, where lists are searched;
+            None keeps them in memory.
+        say: is told how broadly lists are searched.
 
     Raises:
         ValueError: if k < 1, k >= N, or l2_normalize refuses the features.
     """
-    unit = np.ascontiguousarray(l2_normalize(features))
-    rows = len(unit)
+    _require_directions(features)
+    rows = len(features)
     if not 1 <= k < rows:
         raise ValueError(
             f"k must be at least 1 and below the number of rows, got k = {k} for {rows} rows"
         )
+    found = found or Neighbors.unknown(rows, k)
+    wanted = min(k + 1 + SURPLUS, rows)
     if exact is None:
         exact = rows <= LARGEST_EXACT
-    wanted = min(k + 1 + SURPLUS, rows)
-    with _faiss_threads(threads):
-        index = None if exact else _build_index(unit, wanted)
-        return _search_blocks(unit, k, wanted, index)
+    enough = rows >= 4 * NARROWEST * FEWEST_PER_CENTROID
+    with _working(threads):
+        if exact or not (enough and _search_lists(features, found, wanted, scratch, say)):
+            _search_all(features, found, wanted)
+    return found
 
 
 def neighbor_recall(features: np.ndarray, neighbors: np.ndarray) -> float:
@@ -117,8 +151,8 @@ def neighbor_recall(features: np.ndarray, neighbors: np.ndarray) -> float:
         raise ValueError(f"{len(neighbors)} rows of neighbors for {len(unit)} rows of features")
     queries = _sample_rows(len(unit), 1000)
     candidates = _search_exact(unit[queries], unit, neighbors.shape[1] + 1)
-    _, similarity = _rank(unit, queries, candidates, neighbors.shape[1])
-    found = _similarity(unit, queries, neighbors[queries])
+    _, similarity = rank(unit, queries, candidates, neighbors.shape[1])
+    found = cosine_similarity(unit, queries, neighbors[queries])
     return float(np.mean(found >= similarity[:, -1:] - 1e-6))
 
 
@@ -132,12 +166,25 @@ def mutual_first(neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         The reordered (N, k), otherwise in the same order, and how many of each row are mutual,
         (N,) int64; a row that has none counts its nearest neighbor.
     """
-    rows = len(neighbors)
-    anchors = np.arange(rows, dtype=np.int64)[:, None]
-    mutual = np.isin(anchors * rows + neighbors, neighbors * rows + anchors)
-    order = np.argsort(~mutual, axis=1, kind="stable")
-    counts = np.maximum(mutual.sum(axis=1), 1)
-    return np.take_along_axis(neighbors, order, axis=1), counts
+    reordered, counts = np.empty_like(neighbors), np.empty(len(neighbors), dtype=np.int64)
+    for rows in _blocks(*neighbors.shape):
+        mutual = _are_mutual(neighbors, rows)
+        order = np.argsort(~mutual, axis=1, kind="stable")
+        counts[rows] = np.maximum(mutual.sum(axis=1), 1)
+        reordered[rows] = np.take_along_axis(neighbors[rows], order, axis=1)
+    return reordered, counts
+
+
+def _are_mutual(neighbors: np.ndarray, rows: slice) -> np.ndarray:
+    """Which of the neighbors (n, k) of some rows have the row among their own, (n, k) bool."""
+    own = np.arange(rows.start, rows.stop)[:, None, None]
+    return (neighbors[neighbors[rows]] == own).any(axis=2)
+
+
+def _blocks(rows: int, neighbors: int = 1) -> Iterator[slice]:
+    """Of rows, fewer where the neighbors of each one's neighbors are gathered."""
+    size = max(1, min(BLOCK, GATHERED // neighbors**2))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def neighbor_statistics(neighbors: np.ndarray, similarity: np.ndarray) -> dict[str, float | int]:
@@ -161,22 +208,33 @@ def neighbor_statistics(neighbors: np.ndarray, similarity: np.ndarray) -> dict[s
             "neighbors and similarity must be (N, k) arrays of one shape, "
             f"got {neighbors.shape} and {similarity.shape}"
         )
-    rows = len(neighbors)
-    # Each pair as one number that forgets its direction: a mutual pair then occurs twice. One
-    # sort of them is many times faster than looking up every reversed pair.
-    anchors = np.arange(rows, dtype=np.int64)[:, None]
-    pairs = (np.minimum(anchors, neighbors) * rows + np.maximum(anchors, neighbors)).ravel()
-    pairs.sort()
-    mutual = 2 * np.count_nonzero(pairs[1:] == pairs[:-1])
-    in_degree = np.bincount(neighbors.ravel(), minlength=rows)
+    rows, mutual, highest = len(neighbors), 0, np.empty(len(neighbors), np.float32)
+    total, in_degree = 0.0, np.zeros(rows, dtype=np.int64)
+    for block in _blocks(*neighbors.shape):
+        mutual += int(np.count_nonzero(_are_mutual(neighbors, block)))
+        np.add.at(in_degree, neighbors[block].ravel(), 1)
+        total += float(similarity[block].sum(dtype=np.float64))
+        highest[block] = similarity[block].max(axis=1)
     return {
-        "mean_similarity": float(similarity.mean(dtype=np.float64)),
+        "mean_similarity": total / similarity.size,
         "min_similarity": float(similarity.min()),
-        "mutual_share": float(mutual / pairs.size),
+        "mutual_share": mutual / neighbors.size,
         "max_in_degree": int(in_degree.max()),
         "never_chosen": int(np.count_nonzero(in_degree == 0)),
-        "exact_duplicates": int(np.count_nonzero(similarity.max(axis=1) > DUPLICATE)),
+        "exact_duplicates": int(np.count_nonzero(highest > DUPLICATE)),
     }
+
+
+def _require_directions(features: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each row, (N,), which is above 0; raises as l2_normalize does."""
+    if features.ndim != 2 or features.size == 0:
+        raise ValueError(f"features must be a non-empty (N, D) array, got shape {features.shape}")
+    # max and min see NaN and infinity without an (N, D) temporary.
+    lowest = features.min(axis=1).astype(np.result_type(features.dtype, np.float32))
+    largest = np.maximum(features.max(axis=1), -lowest)  # (N,)
+    _require_no_rows(~np.isfinite(largest), "are not finite")
+    _require_no_rows(largest == 0, "are all zero")
+    return largest
 
 
 def _require_no_rows(bad: np.ndarray, what: str) -> None:
@@ -189,16 +247,19 @@ def _require_no_rows(bad: np.ndarray, what: str) -> None:
 
 
 @contextmanager
-def _faiss_threads(threads: int | None) -> Iterator[None]:
-    """faiss keeps its number of threads in a global: set it, and put it back afterwards."""
+def _working(threads: int | None) -> Iterator[None]:
+    """faiss and torch keep their numbers of threads in globals: set them, and put them back."""
     import faiss
 
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads or before)
+    before = faiss.omp_get_max_threads(), torch.get_num_threads()
+    if threads:
+        faiss.omp_set_num_threads(threads)
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
-        faiss.omp_set_num_threads(before)
+        faiss.omp_set_num_threads(before[0])
+        torch.set_num_threads(before[1])
 
 
 def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarray:
@@ -209,95 +270,69 @@ def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarr
     return faiss.knn(queries, unit, min(count, len(unit)), metric=faiss.METRIC_INNER_PRODUCT)[1]
 
 
-def _build_index(unit: np.ndarray, wanted: int) -> "IndexIVFFlat | None":
-    """An inverted file over the rows that reaches RECALL_AIMED_AT on a sample of them.
-
-    None where that would take more than a quarter of all lists: comparing all pairs as matrix
-    products is then the faster way. So it is for small sets, and for features without clusters.
-    """
-    import faiss
-
-    rows, width = unit.shape
-    lists = min(int(4 * rows**0.5), rows // 39)  # k-means wants 39 rows a centroid
-    broadest, probes = lists // 4, 8
-    if probes > broadest:
-        return None
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = 64  # a quarter of faiss's default: four times faster
-    index.train(unit)
-    index.add(unit)
-
-    queries = _sample_rows(rows, RECALL_SAMPLE)
-    truth = _search_exact(unit[queries], unit, wanted)
-    lowest = _similarity(unit, queries, truth)[:, -1:]  # (Q, 1)
-    while probes <= broadest:
-        index.nprobe = probes
-        similarity, _ = index.search(unit[queries], wanted)
-        # Missing results come back as -FLT_MAX, below any similarity.
-        if np.mean(similarity >= lowest - 1e-6) >= RECALL_AIMED_AT:
-            return index
-        probes *= 2
-    return None
-
-
-def _order_by_list(unit: np.ndarray, index: "IndexIVFFlat") -> np.ndarray:
-    """All (N,) row indices, those of one inverted list together.
-
-    Neighbors in this order probe the same lists while these are in the cache: measured on
-    300,000 x 128 with two threads, the search takes half the time.
-    """
-    nearest = index.quantizer.search(unit, 1)[1][:, 0]
-    return np.argsort(nearest, kind="stable")
-
-
-def _search_blocks(
-    unit: np.ndarray, k: int, wanted: int, index: "IndexIVFFlat | None"
-) -> tuple[np.ndarray, np.ndarray]:
-    """find_neighbors on (N, D) unit rows, a block of rows at a time; index None is exact."""
-    rows, width = unit.shape
-    neighbors = np.empty((rows, k), dtype=np.int64)
-    similarity = np.empty((rows, k), dtype=np.float32)
-    # faiss is fastest with a few thousand queries at once; ranking gathers wanted * D values a row.
-    search_block = 8192
-    rank_block = max(1, BLOCK_BYTES // (4 * width * wanted))
-    order = np.arange(rows) if index is None else _order_by_list(unit, index)
-    for start in range(0, rows, search_block):
-        queries = order[start : start + search_block]
-        if index is None:
+def _search_all(features: np.ndarray, found: Neighbors, wanted: int) -> None:
+    """Compares all pairs."""
+    unit, k = np.ascontiguousarray(l2_normalize(features)), found.indices.shape[1]
+    left = np.flatnonzero(found.indices[:, 0] == UNKNOWN)
+    with _bar(len(left)) as bar:
+        for block in _blocks(len(left)):
+            queries = left[block]
             candidates = _search_exact(unit[queries], unit, wanted)
-        else:
-            candidates = index.search(unit[queries], wanted)[1]
-            # The probed lists may hold fewer rows than wanted; such queries see all rows instead.
-            short = (candidates < 0).any(axis=1)
-            if short.any():
-                candidates[short] = _search_exact(unit[queries[short]], unit, wanted)
-        for first in range(0, len(queries), rank_block):
-            part = slice(first, first + rank_block)
-            block = queries[part]
-            neighbors[block], similarity[block] = _rank(unit, block, candidates[part], k)
-    return neighbors, similarity
+            found.put(queries, *rank(unit, queries, candidates, k))
+            bar.update(len(queries))
 
 
-def _rank(
-    unit: np.ndarray, queries: np.ndarray, candidates: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best k of (Q, m) candidates for Q rows, without the rows themselves, m > k."""
-    similarity = _similarity(unit, queries, candidates)
-    # Moving self behind everything drops it wherever it stands; where duplicates crowded it out
-    # of the candidates, the least similar of them is dropped in its place.
-    similarity[candidates == queries[:, None]] = -np.inf
-    order = np.lexsort((candidates, -similarity))[:, :k]
-    return np.take_along_axis(candidates, order, 1), np.take_along_axis(similarity, order, 1)
+def _search_lists(
+    features: np.ndarray,
+    found: Neighbors,
+    wanted: int,
+    scratch: Path | None,
+    say: Callable[[str], None] | None,
+) -> bool:
+    """Compares the rows of each list with those around. False where all pairs are better
+    compared: of small sets, and of features without clusters."""
+    lists = InvertedLists.of(lambda rows: l2_normalize(features[rows]), len(features), scratch)
+    breadth, recall = _choose_breadth(lists, wanted)
+    if recall < RECALL_AIMED_AT and len(features) <= LARGEST_WITHOUT_CLUSTERS:
+        return False
+    if say:
+        say(
+            f"neighbors: the {breadth} lists around each of {len(lists):,} are searched, which "
+            f"finds {recall:.3f} of those of {RECALL_SAMPLE} rows"
+        )
+    left = np.flatnonzero(found.indices[lists.order, 0] == UNKNOWN)  # places
+    numbers = np.unique(lists.list_of(left)).tolist()
+    sought = (found.indices.shape[1], breadth, wanted, torch.get_num_threads())
+    with _bar(len(left)) as bar:
+        for rows, *told in lists.search(numbers, *sought):
+            found.put(rows, *told)
+            bar.update(len(rows))
+    return True
 
 
-def _similarity(unit: np.ndarray, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """(Q,) rows and (Q, m) candidates -> (Q, m) float32 cosine similarities.
+def _choose_breadth(lists: InvertedLists, wanted: int) -> tuple[int, float]:
+    """How many lists around one to search, and the recall of that on a sample."""
+    places = _sample_rows(len(lists.unit), RECALL_SAMPLE)
+    queries = lists.unit[places]
+    truth = _search_exact(queries, lists.unit, wanted)
+    lowest = cosine_similarity(lists.unit, places, truth)[:, -1:] - 1e-6  # (Q, 1)
+    numbers, workspace = lists.list_of(places).tolist(), Workspace()
+    breadth = NARROWEST
+    while True:
+        found = [
+            lists.candidates(number, query[None], breadth, wanted, workspace)
+            for number, query in zip(numbers, queries, strict=True)
+        ]
+        similarity = cosine_similarity(lists.unit, places, np.concatenate(found))
+        recall = float(np.mean(similarity >= lowest))
+        if recall >= RECALL_AIMED_AT or 2 * breadth > lists.broadest:
+            return breadth, recall
+        breadth *= 2
 
-    Summed in the same order for every pair, unlike a matrix product in blocks, so that identical
-    rows have identical similarities and ties are ties.
-    """
-    similarity = np.einsum("qd,qmd->qm", unit[queries], unit[candidates])
-    return np.clip(similarity, -1, 1, out=similarity)
+
+def _bar(rows: int) -> "tqdm[Any]":
+    hidden = not sys.stderr.isatty()
+    return tqdm(total=rows, desc="neighbors", unit="img", dynamic_ncols=True, disable=hidden)
 
 
 def _sample_rows(rows: int, sample: int) -> np.ndarray:

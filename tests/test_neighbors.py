@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src_py import neighbors as module
+from src_py.mining import ranking
+from src_py.mining.inverted_lists import InvertedLists
 from src_py.neighbors import (
+    UNKNOWN,
+    Neighbors,
     are_all_alike,
     find_neighbors,
     l2_normalize,
@@ -66,7 +70,7 @@ def test_equals_brute_force(seed, rows, width, data):
 
 
 def test_indices_equal_brute_force_over_several_blocks(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 20_000)
     features = gaussian(9000, 8, seed=3)
     neighbors, similarity = find_neighbors(features, 3)
     assert_contract(neighbors, similarity, 9000, 3)
@@ -140,21 +144,38 @@ def test_lengths_and_types_do_not_matter():
 # ---- approximate search ----------------------------------------------------------------------
 
 
-def test_approximate_search_reaches_its_recall():
-    features = clustered(6000, 32, seed=5)
-    assert module._build_index(l2_normalize(features), 29) is not None
-    neighbors, similarity = find_neighbors(features, 20, exact=False)
+@pytest.fixture
+def searches(monkeypatch):
+    """Which of both searches were asked, in order."""
+    asked = []
+    for name in ("_search_all", "_search_lists"):
+        search = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, n=name, s=search: asked.append(n.lstrip("_")) or s(*a)
+        )
+    return asked
+
+
+def test_approximate_search_reaches_its_recall(searches):
+    features, said = clustered(6000, 32, seed=5), []
+    neighbors, similarity = find_neighbors(features, 20, exact=False, say=said.append)
     assert_contract(neighbors, similarity, 6000, 20)
     assert neighbor_recall(features, neighbors) >= 0.95
-    again, _ = find_neighbors(features, 20, exact=False)
+    again, _ = find_neighbors(features, 20, exact=False, threads=2)
     np.testing.assert_array_equal(neighbors, again)
+    assert searches == 2 * ["search_lists"]
+    assert "lists around each" in said[0]
 
 
-def test_features_without_clusters_are_searched_exactly():
+def test_features_without_clusters_are_searched_exactly(searches, monkeypatch):
     features = gaussian(3000, 64, seed=6)
-    assert module._build_index(l2_normalize(features), 29) is None
     neighbors, _ = find_neighbors(features, 20, exact=False)
+    assert searches == ["search_lists", "search_all"]
     np.testing.assert_array_equal(neighbors, find_neighbors(features, 20, exact=True)[0])
+    monkeypatch.setattr(module, "LARGEST_WITHOUT_CLUSTERS", 2999)
+    neighbors, similarity = find_neighbors(features, 20, exact=False)
+    assert searches[3:] == ["search_lists"]
+    assert_contract(neighbors, similarity, 3000, 20)
 
 
 @pytest.mark.parametrize("rows", [2, 5, 100, 700])
@@ -165,25 +186,39 @@ def test_approximate_search_of_few_rows_or_of_duplicates(rows):
         assert_contract(neighbors, similarity, rows, k)
 
 
-def test_approximate_search_fills_rows_whose_lists_are_short():
+def test_approximate_search_fills_rows_whose_lists_are_short(searches):
     # Most rows coincide, so most lists hold only a few rows: fewer than k near a lonely one.
     features = np.concatenate([np.ones((3000, 4), np.float32), gaussian(500, 4)])
-    unit = l2_normalize(features)
-    assert (module._build_index(unit, 69).search(unit, 69)[1] < 0).any()
+    lists = InvertedLists.of(lambda rows: l2_normalize(features[rows]), 3500)
+    assert np.sort(np.diff(lists.starts))[:8].sum() < 69
     neighbors, similarity = find_neighbors(features, 60, exact=False)
     assert_contract(neighbors, similarity, 3500, 60)
+    assert "search_lists" in searches
 
 
-def test_large_sets_are_searched_approximately_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(module, "LARGEST_EXACT", 100)
-    calls = []
-    build = module._build_index
-    monkeypatch.setattr(module, "_build_index", lambda *a: calls.append(1) or build(*a))
-    find_neighbors(gaussian(100, 4), 3)
-    find_neighbors(gaussian(101, 4), 3, exact=True)
-    assert not calls
-    find_neighbors(gaussian(101, 4), 3)
-    assert calls
+def test_large_sets_are_searched_approximately_unless_told_otherwise(monkeypatch, searches):
+    monkeypatch.setattr(module, "LARGEST_EXACT", 700)
+    find_neighbors(gaussian(700, 4), 3)
+    find_neighbors(gaussian(701, 4), 3, exact=True)
+    assert searches == 2 * ["search_all"]
+    find_neighbors(gaussian(701, 4), 3)
+    assert searches[2] == "search_lists"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_interrupted_search_goes_on(exact, searches, monkeypatch, tmp_path):
+    features = clustered(3000, 16, seed=2)
+    whole = find_neighbors(features, 5, exact=exact)
+    found = Neighbors(whole.indices.copy(), whole.similarity.copy())
+    found.indices[[17, 1700]] = UNKNOWN
+    put, sought = Neighbors.put, []
+    monkeypatch.setattr(Neighbors, "put", lambda *a: sought.extend(a[1]) or put(*a))
+    found = find_neighbors(features, 5, exact=exact, found=found, scratch=tmp_path)
+    np.testing.assert_array_equal(found.indices, whole.indices)
+    np.testing.assert_array_equal(found.similarity, whole.similarity)
+    assert {17, 1700} <= set(sought) and len(sought) < 300
+    assert not list(tmp_path.iterdir())
+    assert searches == 2 * ["search_all" if exact else "search_lists"]
 
 
 def test_recall_by_hand():

@@ -1,13 +1,16 @@
 """The arms of benchmark.py: a stage's step as the predecessors do it, as we do, and the limit."""
 
 import itertools
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from configs.base_config import TrainingConfig
@@ -22,15 +25,14 @@ from src_py.images.loaders import ResidentImages
 from src_py.inference import infer
 from src_py.losses import nt_xent, scan_loss, self_label_loss
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
-from src_py.neighbors import find_neighbors, neighbor_recall
+from src_py.neighbors import UNKNOWN, Neighbors, find_neighbors, neighbor_recall
 from src_py.optimizers import adam, descend, sgd
 from src_py.pseudo_labels import PseudoLabels
 from src_py.research.benchmarking import (
     Arm,
     Step,
     measure,
-    peak_memory,
-    reset_peak_memory,
+    private_memory,
     steady,
     top_operations,
 )
@@ -96,22 +98,38 @@ def measure_stage(
     }
 
 
-def measure_mining(rows: int) -> dict:
-    """Seconds, recall and peak memory of mining 20 neighbors of clustered synthetic features."""
+def measure_mining(rows: int, width: int) -> dict:
+    """Seconds, recall and peak memory of mining 20 neighbors of clustered synthetic features.
+
+    As in extract_features.py, features and neighbors are memory maps: what their pages take is not
+    counted, for the system can have them back at any time.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        _write_clustered(scratch / "features.npy", rows, width)
+        features = np.load(scratch / "features.npy", mmap_mode="r")
+        indices = open_memmap(scratch / "neighbors.npy", "w+", np.int64, (rows, 20))
+        similarity = open_memmap(scratch / "similarity.npy", "w+", np.float32, (rows, 20))
+        indices[:] = UNKNOWN
+        started = time.perf_counter()
+        with private_memory() as peak:
+            find_neighbors(features, 20, found=Neighbors(indices, similarity), scratch=scratch)
+        return {
+            "width": width,
+            "seconds": round(time.perf_counter() - started, 2),
+            "recall": round(neighbor_recall(features, indices), 4),
+            "peak_memory_mib": round(peak() / 2**20),
+        }
+
+
+def _write_clustered(path: Path, rows: int, width: int) -> None:
     random = np.random.default_rng(0)
-    centers = random.standard_normal((100, 128), dtype=np.float32)
-    features = random.standard_normal((rows, 128), dtype=np.float32) * np.float32(0.5)
-    features += centers[random.integers(100, size=rows)]
-    cpu = torch.device("cpu")
-    reset_peak_memory(cpu)
-    started = time.perf_counter()
-    neighbors, _ = find_neighbors(features, 20)
-    seconds = time.perf_counter() - started
-    return {
-        "seconds": round(seconds, 2),
-        "recall": round(float(neighbor_recall(features, neighbors)), 4),
-        "peak_memory_mib": round(peak_memory(cpu) / 2**20),
-    }
+    centers = random.standard_normal((100, width), dtype=np.float32)
+    features = open_memmap(path, "w+", np.float32, (rows, width))
+    for start in range(0, rows, 100_000):
+        part = features[start : start + 100_000]
+        part[:] = random.standard_normal(part.shape, dtype=np.float32) * np.float32(0.5)
+        part += centers[random.integers(100, size=len(part))]
 
 
 def _pretext(

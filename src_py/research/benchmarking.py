@@ -3,9 +3,10 @@
 import multiprocessing
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from src_py.run.hardware import wait_for
 # Entered, an arm gives a function that does one step and returns how many images it took.
 Step = Callable[[], int]
 Arm = Callable[[], AbstractContextManager[Step]]
+
+SAMPLED_EVERY = 0.02  # s
 
 
 @dataclass
@@ -121,7 +124,32 @@ def peak_memory(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@contextmanager
+def private_memory() -> Iterator[Callable[[], int]]:
+    """Gives a function that tells the most memory, in bytes, that this process has had to itself
+    meanwhile: without the pages of files that it maps. 0 where the system does not say."""
+    ended, seen = threading.Event(), [0]
+
+    def look() -> None:
+        while not ended.wait(SAMPLED_EVERY):
+            with suppress(OSError, StopIteration):
+                seen[0] = max(seen[0], _from_status("self", "RssAnon"))
+
+    watching = threading.Thread(target=look, daemon=True)
+    watching.start()
+    try:
+        yield lambda: seen[0]
+    finally:
+        ended.set()
+        watching.join()
+
+
 def _high_water_mark(process: str) -> int:
+    return _from_status(process, "VmHWM")
+
+
+def _from_status(process: str, name: str) -> int:
+    """Bytes."""
     text = Path(f"/proc/{process}/status").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in text.splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
