@@ -1,8 +1,14 @@
 """The space that cluster heads and neighbors see the features in."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from src_py.run.scratch import scratch_array
+
+BLOCK = 65_536  # features at once
 
 
 class FeatureSpace(nn.Module):
@@ -42,9 +48,12 @@ class FeatureSpace(nn.Module):
         """Finds the components of the features (N, D) float32; itself, for a chain of calls."""
         if self.components:
             # The covariance rather than the (N, D) matrix: its size does not grow with the images.
-            shift = features.mean(dim=0)
-            centred = (features - shift).double().cpu()
-            values, vectors = torch.linalg.eigh(centred.T @ centred)
+            shift, dim = features.mean(dim=0), features.shape[1]
+            covariance = torch.zeros(dim, dim, dtype=torch.float64)
+            for block in features.split(BLOCK):
+                centred = (block - shift).double().cpu()
+                covariance += centred.T @ centred
+            values, vectors = torch.linalg.eigh(covariance)
             order = values.argsort(descending=True)[: self.components]
             self.shift.copy_(shift)
             self.basis.copy_(_with_positive_peaks(vectors[:, order]))
@@ -55,14 +64,31 @@ class FeatureSpace(nn.Module):
             features = (features - self.shift) @ self.basis
         return F.normalize(features, dim=1) if self.normalized else features
 
+    @torch.no_grad()
+    def of_all(self, features: Tensor, scratch: Path | None = None) -> Tensor:
+        """Features (..., D) of many images at once: (..., dim) float32, a block at a time.
 
-def condition(features: Tensor, components: int) -> Tensor:
+        Args:
+            scratch: folder for a temporary file, where they are many; None keeps them in memory.
+        """
+        if not self.components and not self.normalized:
+            return features
+        shape = (*features.shape[:-1], self.dim)
+        found = torch.from_numpy(scratch_array(shape, scratch)).to(features.device)
+        blocks = zip(features.split(BLOCK), found.split(BLOCK), strict=True)
+        for block, into in blocks:
+            into.copy_(self(block.float().flatten(0, -2)).view_as(into))
+        return found
+
+
+def condition(features: Tensor, components: int, scratch: Path | None = None) -> Tensor:
     """Features (N, D) float32 in the space of their own principal components, (N, components).
 
     Args:
         components: as many as the features allow, at most; 0 gives the features as they are.
+        scratch: see `FeatureSpace.of_all`.
     """
-    return fitted_space(features, components)(features)
+    return fitted_space(features, components).of_all(features, scratch)
 
 
 def fitted_space(features: Tensor, components: int) -> FeatureSpace:

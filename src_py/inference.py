@@ -24,11 +24,19 @@ PIXELS_AT_ONCE = 2**19
 
 @torch.no_grad()
 def infer(
-    model: Backbone | ClusteringModel, images: ImageLoader, hardware: Hardware, batch_size: int
+    model: Backbone | ClusteringModel,
+    images: ImageLoader,
+    hardware: Hardware,
+    batch_size: int,
+    first: int = 0,
 ) -> Iterator[Tensor]:
-    """Yields the model's float32 outputs in order, batch by batch, in `eval()` mode."""
+    """Yields the model's float32 outputs in order, batch by batch, in `eval()` mode.
+
+    Args:
+        first: image at which to begin.
+    """
     model.eval()
-    for rows, batch in images.batches(ordered_batches(len(images), batch_size)):
+    for rows, batch in images.batches(ordered_batches(len(images), batch_size, first)):
         outputs = _outputs(model, normalize(to_float(batch), *model.statistics), hardware)
         yield hardware.world.whole(outputs, len(rows), dim=-2)
 
@@ -41,10 +49,15 @@ def infer_views(
     batch_size: int,
     augmentations: Sequence[Augmentation],
     generator: torch.Generator,
+    first: int = 0,
 ) -> Iterator[Tensor]:
-    """Yields float32 features (B, V, D) of a random view for each of V augmentations, in order."""
+    """Yields float32 features (B, V, D) of a random view for each of V augmentations, in order.
+
+    Args:
+        first: image at which to begin.
+    """
     backbone.eval()
-    for rows, batch in images.batches(ordered_batches(len(images), batch_size)):
+    for rows, batch in images.batches(ordered_batches(len(images), batch_size, first)):
         numbers = hardware.world.numbers(generator, len(rows))
         features = []
         for augmentation in augmentations:
@@ -65,20 +78,26 @@ def _outputs(model: Backbone | ClusteringModel, pixels: Tensor, hardware: Hardwa
     return torch.cat(parts, dim=-2)  # (B, D), or (H, B, C)
 
 
-def gathered(batches: Iterable[Tensor], images: int, title: str) -> Tensor:
-    """All batches as one tensor on the CPU, with a bar where somebody watches.
+def watched(batches: Iterable[Tensor], images: int, title: str, first: int = 0) -> Iterator[Tensor]:
+    """The same batches, with a bar where somebody watches.
 
     Args:
-        images: of all batches together.
+        images: of all batches together, and those before them.
         title: of the bar.
+        first: image at which they begin.
     """
-    hidden = not sys.stderr.isatty()
-    parts = []
-    with tqdm(total=images, desc=title, unit="img", dynamic_ncols=True, disable=hidden) as bar:
+    bar = tqdm(
+        total=images,
+        initial=first,
+        desc=title,
+        unit="img",
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
         for batch in batches:
-            parts.append(batch.cpu())
+            yield batch
             bar.update(len(batch))
-    return torch.cat(parts)
 
 
 def all_logits(

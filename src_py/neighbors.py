@@ -89,8 +89,19 @@ def with_directions(features: np.ndarray) -> np.ndarray:
 
 def are_all_alike(features: np.ndarray) -> bool:
     """Whether (N, D) features have one direction, so that nothing tells the images apart."""
-    unit = l2_normalize(with_directions(features))
-    return bool(np.ptp(unit, axis=0).max() < SAME_DIRECTION)
+    lowest = np.full(features.shape[1], np.inf)
+    highest, zeros = -lowest, 0
+    for rows in _blocks(len(features)):
+        block = features[rows]
+        without = ~block.any(axis=1)
+        zeros += int(np.count_nonzero(without))
+        if not without.all():
+            unit = l2_normalize(block[~without])
+            lowest = np.minimum(lowest, unit.min(axis=0))
+            highest = np.maximum(highest, unit.max(axis=0))
+    if zeros:
+        return zeros == len(features)
+    return bool((highest - lowest).max() < SAME_DIRECTION)
 
 
 def find_neighbors(
@@ -113,8 +124,8 @@ def find_neighbors(
         exact: True compares all pairs; False searches lists, unless the features are so few or so
             evenly spread that all pairs are faster; None is True up to 100,000 rows, False above.
         found: what an interrupted search has found: the rest of it is found, and put there.
-        scratch: folder for a temporary file as large as the features, where lists are searched;
-            None keeps them in memory.
+        scratch: folder for a temporary file as large as the features, where lists of many are
+            searched; None keeps them in memory.
         say: is told how broadly lists are searched.
 
     Raises:

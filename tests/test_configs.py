@@ -12,6 +12,7 @@ import pytest
 
 from configs import MODULES, REQUIREMENTS
 from configs.bounds import as_flag
+from configs.config_evaluate import EvaluateConfig
 from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_moco import MoCoConfig
 from configs.config_scan import ScanConfig
@@ -336,4 +337,5 @@ def test_what_to_do_after_an_interruption_is_true(monkeypatch, capsys, tmp_path)
     RunFiles("digits").checkpoints.mkdir(parents=True)
     RunFiles("digits").partial("scan").touch()
     assert "without --restart goes on" in interrupted(ScanConfig, "scan", "--restart")
-    assert "begins again" in interrupted(ExtractFeaturesConfig, "extract_features")
+    assert "the same command goes on" in interrupted(ExtractFeaturesConfig, "extract_features")
+    assert "begins again" in interrupted(EvaluateConfig, "evaluate")

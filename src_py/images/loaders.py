@@ -215,9 +215,9 @@ def shuffled_batches(
     return list(order.tensor_split(number_of_batches(len(order), batch_size)))
 
 
-def ordered_batches(size: int, batch_size: int) -> list[Tensor]:
-    """Every index once, in order."""
-    return list(torch.arange(size).split(batch_size))
+def ordered_batches(size: int, batch_size: int, first: int = 0) -> list[Tensor]:
+    """Every index from the first on, once, in order."""
+    return list(torch.arange(first, size).split(batch_size))
 
 
 def number_of_batches(size: int, batch_size: int) -> int:

@@ -4,7 +4,6 @@ K-means (faiss) puts the rows into lists, and the rows of a list are compared, a
 those of the lists around it: one matrix product, and the best of each of its rows.
 """
 
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from src_py.mining.ranking import rank
+from src_py.run.scratch import scratch_array
 
 ROWS_PER_CENTROID = 48  # that k-means sees: a fifth of faiss's default
 FEWEST_PER_CENTROID = 39  # or it warns
@@ -50,7 +50,7 @@ class InvertedLists:
         Args:
             unit_rows: reads features.
             rows: N, at least FEWEST_PER_CENTROID.
-            scratch: folder of a temporary file of N x D float32; None keeps them in memory.
+            scratch: folder for N x D float32, where they are many; None keeps them in memory.
         """
         centroids = _centroids(unit_rows, rows)
         count, width = centroids.shape
@@ -62,7 +62,7 @@ class InvertedLists:
         starts = np.concatenate([[0], np.bincount(assigned, minlength=count).cumsum()])
         place = np.empty(rows, dtype=np.int64)
         place[order] = np.arange(rows)
-        unit = _array((rows, width), scratch)
+        unit = scratch_array((rows, width), scratch)
         for block in blocks:
             unit[place[block]] = unit_rows(block)
         return InvertedLists(centroids, unit, order, starts)
@@ -178,11 +178,3 @@ def _centroids(unit_rows: UnitRows, rows: int) -> np.ndarray:
     kmeans.train(sample)
     assert kmeans.centroids is not None, "train() has set them"
     return kmeans.centroids
-
-
-def _array(shape: tuple[int, int], scratch: Path | None) -> np.ndarray:
-    """float32, in memory or in a temporary file that ends with it."""
-    if scratch is None:
-        return np.empty(shape, dtype=np.float32)
-    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (the map keeps it open)
-    return np.memmap(file, dtype=np.float32, shape=shape)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from configs.base_config import RunConfig, ScriptConfig, TrainingConfig
+from configs.base_config import RunConfig, ScriptConfig
 from configs.bounds import as_flag, shortened
 from configs.presets import (
     BEST_RECIPE,
@@ -69,30 +69,28 @@ def run_script(
                 finally:
                     _release()
         except KeyboardInterrupt as interrupt:
-            _end_interrupted(script, config_class, interrupt)
+            _end_interrupted(script, interrupt)
         except Exception as error:
             # A package that is being imported turns Ctrl-C into an error of its own.
             if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-                _end_interrupted(script, config_class, KeyboardInterrupt())
+                _end_interrupted(script, KeyboardInterrupt())
             told = str(error)
             if is_left_alone(error):
-                told = f"another process has ended; {_how_to_go_on(script, config_class)}"
+                told = f"another process has ended; {_how_to_go_on(script)}"
             elif not (isinstance(error, UserError | OSError) or is_out_of_memory(error)):
                 raise
             if is_out_of_memory(error):
                 told = (
                     f"out of memory; close other programs, then "
-                    f"{_how_to_go_on(script, config_class)}, or lower --batch-size"
+                    f"{_how_to_go_on(script)}, or lower --batch-size"
                 )
             _end(script, told)
 
 
-def _end_interrupted(
-    script: str, config_class: type[ScriptConfig], interrupt: KeyboardInterrupt
-) -> NoReturn:
+def _end_interrupted(script: str, interrupt: KeyboardInterrupt) -> NoReturn:
     by_signal = isinstance(interrupt, Terminated)
     what = "ended by SIGTERM" if by_signal else "interrupted"
-    print(f"{script}.py: {what}; {_how_to_go_on(script, config_class)}", file=sys.stderr)
+    print(f"{script}.py: {what}; {_how_to_go_on(script)}", file=sys.stderr)
     sys.exit(143 if by_signal else 130)
 
 
@@ -112,9 +110,9 @@ def _leave() -> None:
         leave()
 
 
-def _how_to_go_on(script: str, config_class: type[ScriptConfig]) -> str:
+def _how_to_go_on(script: str) -> str:
     """What the same command does after a stage has been stopped, in words."""
-    if not issubclass(config_class, TrainingConfig):
+    if script not in STAGES:
         return "the same command begins again"
     if "--restart" not in sys.argv:
         return "the same command goes on"

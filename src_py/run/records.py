@@ -93,6 +93,13 @@ def is_prediction(value: object) -> bool:
     )
 
 
+def is_stored_part(value: object) -> bool:
+    """[rows, digest]"""
+    return (
+        isinstance(value, list) and len(value) == 2 and is_count(value[0]) and is_digest(value[1])
+    )
+
+
 def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -196,6 +203,7 @@ CACHE = Schema(
         "pixels": is_text,
     }
 )
+MINING = Schema({"made_of": is_digest, "random": is_text, "parts": list_of(is_stored_part)})
 MOVES = Schema({"moves": list_of(list_of(is_text)), "predictions": list_of(is_prediction)})
 SWITCH = Schema({"moves": list_of(list_of(is_text)), "removed": list_of(is_text)})
 
