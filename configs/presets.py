@@ -21,6 +21,7 @@ class Preset:
         stages: options of a stage that differ from its config module's, by the script's name, in
             both recipes: views, width, schedule.
         best: further options of the recipe 'best', besides or in the place of BEST.
+        classes: the only class folders that are read of each split, sorted; () for all images.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Preset:
     std: tuple[float, ...] | None = None
     stages: Stages = field(default_factory=dict)
     best: Stages = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def stage(self, name: str, recipe: str) -> dict[str, Any]:
         """The options of a stage that differ from its config module's."""
