@@ -195,7 +195,7 @@ def _imagenet(
 
 
 # With many clusters the logits of many candidates for all images do not fit into a GPU's memory:
-# those of 20 heads, 200 clusters and 258,000 images are 4 GB, of 10, 1,000 and 1.28 million 51 GB.
+# those of 20 heads, 200 clusters and 256,000 images are 4 GB, of 10, 1,000 and 1.28 million 51 GB.
 STORED_VIEWS: Stages = {"scan": {"fresh_views": False}}
 FEW_CANDIDATES: Stages = {"scan": {"fresh_views": False, "candidate_heads": 20}}
 NO_CANDIDATES: Stages = {
@@ -252,7 +252,7 @@ PRESETS = {
         50, 512, class_folders(50), STORED_VIEWS
     ),
     "imagenet100": _imagenet(  # 66.2 / 78.7 / 54.4, 68.9 / 80.8 / 57.6
-        100, 1024, class_folders(100), STORED_VIEWS
+        100, 1024, class_folders(100), FEW_CANDIDATES
     ),
     "imagenet200": _imagenet(  # 56.3 / 75.7 / 44.1, 58.1 / 77.2 / 47.0
         200, 1024, class_folders(200), FEW_CANDIDATES
