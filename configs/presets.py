@@ -138,7 +138,7 @@ STL10: Stages = {
 IMAGENET_STRONG_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=75 / 224)
 # The authors' self-labelling lets a moving average of 0.999 take the network's place after every
 # step: of a step of SGD at a rate of 0.03, a thousandth remains. This rate does the same.
-RATE_OF_AVERAGED_STEPS = 0.03 * (1 - 0.999)
+RATE_OF_AVERAGED_STEPS = 3e-5  # 0.03 x (1 - 0.999)
 
 
 def _imagenet(
