@@ -67,7 +67,9 @@ def main(config: EvaluateConfig) -> None:
         features = load_features(files) if seen else compute.outputs(encoder)
         splits[split] = evaluation.Split(
             images=unshared(opened.loader),
-            labels=load_labels(settings.source, root, split, opened.names, config.folder_labels),
+            labels=load_labels(
+                settings.source, root, split, opened.names, config.folder_labels, settings.classes
+            ),
             features=features,
             probabilities={
                 stage: compute.probabilities(

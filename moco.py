@@ -40,6 +40,8 @@ def main(config: MoCoConfig) -> None:
 
     train_moco(model, images, config, session)
 
+    if config.freeze:
+        model.backbone.set_frozen(True)
     path = session.finish(contrastive_content(model))
     print(f"{path} written; next: python extract_features.py {config.files.option}")
 

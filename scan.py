@@ -43,24 +43,28 @@ def main(config: ScanConfig) -> None:
     torch.manual_seed(config.seed)
     backbone = stored_models.load_contrastive(pretext).backbone
     frozen = backbone.spec.frozen
+    on_stored = frozen and not config.fresh_views  # else the network sees views of its own
     views: guard.Views
     if frozen:
         views = stored = StoredFeatures.load(files, hardware.device)
     else:
         views = guard.ImageViews(images, config.augment, hardware, config.batch_size)
         stored = StoredFeatures(features)
-    if frozen or (config.head_epochs and not session.is_resumable):
+    if on_stored or (config.head_epochs and not session.is_resumable):
         heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)
     else:
         heads, head_epochs = cluster_heads.random_heads(stored, config), 0
     model = hardware.place(ClusteringModel(backbone, heads), config.compile)
 
-    if frozen:  # heads are all there is to train: that of lowest loss comes first
+    if on_stored:  # heads are all there is to train: that of lowest loss comes first
         session.begin()
         model.heads = heads.keep([0])
-        scan = guard.Candidate(model, views.logits(model))
     else:
         model = training_loops.train_scan(model, images, pairs, config, session, head_epochs)
+    if frozen:
+        model.heads = cluster_heads.keep_best_head(model.heads, stored, pairs, config, session)
+        scan = guard.Candidate(model, views.logits(model))
+    else:
         best = training_loops.keep_best_head(model, images, pairs, config, session)
         scan = guard.Candidate(*best)
 

@@ -43,7 +43,7 @@ def main(config: SelfLabelConfig) -> None:
     neighbors = torch.from_numpy(arrays.load_neighbors(files)).to(hardware.device)  # (N, k)
 
     begun = hardware.place(stored_models.load_clustering(scan)[0])
-    frozen = begun.backbone.spec.frozen
+    frozen = begun.backbone.spec.frozen and not config.fine_tune
     views: guard.Views
     if frozen:
         views = stored = StoredFeatures.load(files, hardware.device)
@@ -56,7 +56,9 @@ def main(config: SelfLabelConfig) -> None:
         given = growing.spread(given, neighbors, views.logits(begun).argmax(dim=1))
 
     torch.manual_seed(config.seed)
-    model = hardware.place(copy.deepcopy(begun), config.compile)
+    model = copy.deepcopy(begun)
+    model.backbone.set_frozen(frozen)
+    model = hardware.place(model, config.compile)
     if frozen:
         learned_from = (stored, neighbors, config, session, given)
         model.heads = cluster_heads.self_label_heads(model.heads, *learned_from)

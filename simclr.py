@@ -54,6 +54,8 @@ def main(config: SimCLRConfig) -> None:
     else:
         train_simclr(model, images, config, session)
 
+    if config.freeze:
+        model.backbone.set_frozen(True)
     path = session.finish(contrastive_content(model, vocabulary))
     print(f"{path} written; next: python extract_features.py {config.files.option}")
 

@@ -1,6 +1,7 @@
 """Options of scan.py, the clustering stage. The defaults are the paper's for CIFAR-10."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.base_config import TrainingConfig
 from src_py.augmentation import STRONG_VIEW, Augmentation
@@ -12,7 +13,8 @@ class ScanConfig(TrainingConfig):
     clusters: int = 10  # more than the classes is allowed
     epochs: int = 50  # passes over the images with the whole network
     batch_size: int = 128  # anchors a step, one neighbor of each
-    learning_rate: float = 1e-4  # of Adam
+    optimizer: Literal["adam", "sgd"] = "adam"  # of the network; sgd has a momentum of 0.9
+    learning_rate: float = 1e-4  # of the optimizer
     weight_decay: float = 1e-4  # L2 penalty
     entropy_weight: float = 5.0  # lambda: how strongly clusters of equal size are asked for
     evenness: float = 1.0
@@ -29,6 +31,9 @@ class ScanConfig(TrainingConfig):
     """principal components that the features are reduced to for the heads, centred and at length 1;
     0: the features as they are"""
     mutual: bool = False  # only draw neighbors that have the image among their own neighbors
+    fresh_views: bool = False
+    """of frozen weights: show the network new views of the images in every step, as published, in
+    the place of the stored features"""
     plain_neighbors: bool = False  # show the neighbor as it is, only the image in a strong view
     ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0: the last weights
     guard: bool = True

@@ -1,6 +1,7 @@
 """Options of selflabel.py, the last stage. The defaults are the paper's for CIFAR-10."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.base_config import TrainingConfig
 from src_py.augmentation import PLAIN_VIEW, STRONG_VIEW, Augmentation
@@ -10,9 +11,11 @@ from src_py.augmentation import PLAIN_VIEW, STRONG_VIEW, Augmentation
 class SelfLabelConfig(TrainingConfig):
     epochs: int = 200  # passes over the images
     batch_size: int = 1000  # images a step
-    learning_rate: float = 1e-4  # of Adam
+    optimizer: Literal["adam", "sgd"] = "adam"  # of the network; sgd has a momentum of 0.9
+    learning_rate: float = 1e-4  # of the optimizer
     weight_decay: float = 1e-4  # L2 penalty
     head_learning_rate: float = 1e-2  # of Adam, where the weights are frozen: heads alone train
+    fine_tune: bool = False  # train the whole network, also where its weights were frozen so far
     threshold: float = 0.99  # a pseudo-label counts when its probability is above this
     ema_decay: float = 0.0  # of the teacher that gives the pseudo-labels; 0: the model itself
     reliable_share: float = 0.0

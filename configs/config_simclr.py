@@ -1,11 +1,11 @@
 """Options of simclr.py, the pretext stage. The defaults are the paper's for CIFAR-10."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from configs.base_config import TrainingConfig
-from src_py.augmentation import Augmentation
+from src_py.augmentation import SIMCLR_VIEW, Augmentation
 from src_py.run.errors import UserError
 
 
@@ -18,10 +18,14 @@ class SimCLRConfig(TrainingConfig):
     momentum: float = 0.9  # of SGD
     warmup_epochs: int = 0  # of linear rise to the peak, before the cosine; at most half of all
     temperature: float = 0.1  # of NT-Xent
-    backbone: Literal["resnet18", "compact"] = "resnet18"
-    """the network: the paper's, or a plain one that learns small images in a fraction of the time
-    (--init has its own)"""
-    width: int = 64  # channels of its first stage; features have eight times as many
+    backbone: Literal["resnet18", "resnet50", "compact"] = "resnet18"
+    """the network: the paper's, its deeper one for ImageNet, or a plain one that learns small
+    images in a fraction of the time (--init has its own)"""
+    width: int = 64
+    """channels of its first stage; features have eight times as many, of resnet50 32 times"""
+    freeze: bool = False
+    """leave the weights as they are after this stage: scan.py trains heads alone, and selflabel.py
+    too, unless with --fine-tune (those of --init without --fine-tune always stay)"""
     projection_dim: int = 128  # output of the projection head
     init: str | None = None
     """start from weights: a name of configs/weights.py (efficientnet_lite0, resnet18, dinov2, ...),
@@ -33,18 +37,7 @@ class SimCLRConfig(TrainingConfig):
     image_size: int | None = None  # side in px (default: the preset's, or chosen from the images)
     channels: Literal[1, 3] | None = None  # grey or colour (default: the preset's, else colour)
     use_unlabelled: bool = False  # also train on the unlabelled part, where a set has one (STL-10)
-    augment: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            crop_scale=(0.2, 1.0),
-            flip=0.5,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.4,
-            hue=0.1,
-            jitter_probability=0.8,
-            grayscale=0.2,
-        )
-    )  # one random view
+    augment: Augmentation = SIMCLR_VIEW  # one random view
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,9 +1,11 @@
 """What differs from one kind of images to the next, and nothing else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from src_py.augmentation import Augmentation
+from configs.imagenet import class_folders
+from configs.weights import IMAGENET_MEAN, IMAGENET_STD
+from src_py.augmentation import SIMCLR_VIEW, Augmentation
 
 # By the script's name: values of its options, each of the type that its dataclass says.
 Stages = dict[str, dict[str, Any]]
@@ -21,6 +23,7 @@ class Preset:
         stages: options of a stage that differ from its config module's, by the script's name, in
             both recipes: views, width, schedule.
         best: further options of the recipe 'best', besides or in the place of BEST.
+        classes: the only class folders that are read of each split, sorted; () for all images.
     """
 
     source: str
@@ -30,11 +33,12 @@ class Preset:
     std: tuple[float, ...] | None = None
     stages: Stages = field(default_factory=dict)
     best: Stages = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def stage(self, name: str, recipe: str) -> dict[str, Any]:
         """The options of a stage that differ from its config module's."""
-        if name == "moco":  # differs from simclr.py in what only it has
-            return self.stage("simclr", recipe)
+        if name == "moco":  # an option that both have is simclr.py's, unless it is told apart
+            return self.stage("simclr", recipe) | self.stages.get("moco", {})
         common = self.stages.get(name, {})
         if recipe == PAPER_RECIPE:
             return common
@@ -131,6 +135,73 @@ STL10: Stages = {
     "selflabel": {"epochs": 100, "strong_augment": STL10_VIEW},
 }
 
+IMAGENET_STRONG_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=75 / 224)
+# The authors' self-labelling lets a moving average of 0.999 take the network's place after every
+# step: of a step of SGD at a rate of 0.03, a thousandth remains. This rate does the same.
+RATE_OF_AVERAGED_STEPS = 3e-5  # 0.03 x (1 - 0.999)
+
+
+def _imagenet(
+    clusters: int, scan_batch: int, classes: tuple[str, ...] = (), best: Stages | None = None
+) -> Preset:
+    """ImageNet or a subset: MoCo v2's ResNet-50, whose weights stay until the self-labelling.
+
+    Args:
+        scan_batch: images a step of scan.py, as the authors have it for this many clusters.
+    """
+    return Preset(
+        "folder",
+        224,
+        3,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        classes=classes,
+        stages={
+            "simclr": {"backbone": "resnet50", "freeze": True},
+            "moco": {  # MoCo v2's own (Chen et al., 2020), of 800 epochs
+                "epochs": 800,
+                "batch_size": 256,
+                "learning_rate": 0.06,  # of a batch of 512: 0.03 for 256
+                "temperature": 0.2,
+                "queue_size": 65_536,
+                "target_decay": 0.999,
+                "augment": replace(SIMCLR_VIEW, blur=0.5),
+            },
+            "extract_features": {"neighbors": 50},
+            "scan": {
+                "clusters": clusters,
+                "epochs": 100,
+                "batch_size": scan_batch,
+                "optimizer": "sgd",
+                "learning_rate": 5.0,
+                "weight_decay": 0.0,
+                "heads": 10,
+                "fresh_views": True,
+                "augment": SIMCLR_VIEW,
+            },
+            "selflabel": {
+                "epochs": 25,
+                "batch_size": 512,
+                "optimizer": "sgd",
+                "learning_rate": RATE_OF_AVERAGED_STEPS,
+                "weight_decay": 0.0,
+                "fine_tune": True,
+                "balanced": False,
+                "strong_augment": IMAGENET_STRONG_VIEW,
+            },
+        },
+        best=best or {},
+    )
+
+
+# With many clusters the logits of many candidates for all images do not fit into a GPU's memory:
+# those of 20 heads, 200 clusters and 256,000 images are 4 GB, of 10, 1,000 and 1.28 million 51 GB.
+STORED_VIEWS: Stages = {"scan": {"fresh_views": False}}
+FEW_CANDIDATES: Stages = {"scan": {"fresh_views": False, "candidate_heads": 20}}
+NO_CANDIDATES: Stages = {
+    "scan": {"head_epochs": 0, "prototypes": False, "components": 0, "plain_neighbors": False}
+}
+
 LONG_AVERAGE: Stages = {"selflabel": {"ema_decay": 0.999}}  # thousands of steps
 
 # cifar10 and cifar20 follow the paper, whose options are the config modules' defaults.
@@ -176,6 +247,17 @@ PRESETS = {
     ),
     "mnist": Preset("mnist", 28, 1, stages=MNIST, best={"scan": {"plain_neighbors": False}}),
     "fashion_mnist": Preset("fashion_mnist", 28, 1, stages=FASHION_MNIST),
+    # ACC / NMI / ARI in % on val/, published, not measured here: after scan.py, after selflabel.py.
+    "imagenet50": _imagenet(  # 75.1 / 80.5 / 63.5, 76.8 / 82.2 / 66.1
+        50, 512, class_folders(50), STORED_VIEWS
+    ),
+    "imagenet100": _imagenet(  # 66.2 / 78.7 / 54.4, 68.9 / 80.8 / 57.6
+        100, 1024, class_folders(100), FEW_CANDIDATES
+    ),
+    "imagenet200": _imagenet(  # 56.3 / 75.7 / 44.1, 58.1 / 77.2 / 47.0
+        200, 1024, class_folders(200), FEW_CANDIDATES
+    ),
+    "imagenet": _imagenet(1000, 1024, best=NO_CANDIDATES),  # 39.9 / 72.0 / 27.5, after scan.py
 }
 
 DEFAULT_PRESET = "digits"

@@ -66,7 +66,17 @@ class Augmentation:
                 raise ValueError(f"augmentation {name} is {value}, expected {expected}")
 
 
-# The views of SCAN and of its self-labelling, as in the authors' code.
+# SimCLR's view, and those of SCAN and of its self-labelling, as in the authors' code.
+SIMCLR_VIEW = Augmentation(
+    crop_scale=(0.2, 1.0),
+    flip=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    jitter_probability=0.8,
+    grayscale=0.2,
+)
 PLAIN_VIEW = Augmentation()
 CROPPED_VIEW = Augmentation(crop_scale=(0.4, 1.0), flip=0.5)  # of frozen weights, not the authors'
 STRONG_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=0.5)

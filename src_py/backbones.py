@@ -6,7 +6,7 @@ either can be read by the other.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -144,6 +144,11 @@ class Backbone(nn.Module):
         """To be called at the end of a constructor, when all parameters are there."""
         self.requires_grad_(not self.spec.frozen)
         self.train(self.training)
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Whether the stages from here on leave the backbone as it is."""
+        self.spec = replace(self.spec, frozen=frozen)
+        self.freeze_if_asked()
 
     def train(self, mode: bool = True) -> "Backbone":
         return super().train(mode and not self.spec.frozen)
@@ -332,12 +337,13 @@ def new_spec(backbone: str, width: int, channels: int, image_size: int) -> Spec:
     """Of a network that begins with random weights.
 
     Args:
-        backbone: resnet18 or compact.
+        backbone: resnet18, resnet50 or compact.
         image_size: side in px.
     """
     if backbone == "compact":
         return CompactSpec.for_images(width, channels, image_size)
-    return BackboneSpec.for_images(width, channels, image_size)
+    spec = BackboneSpec.for_images(width, channels, image_size)
+    return replace(spec, blocks=(3, 4, 6, 3), bottleneck=True) if backbone == "resnet50" else spec
 
 
 def build_backbone(spec: Spec) -> Backbone:

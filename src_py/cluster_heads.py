@@ -135,6 +135,30 @@ def train_heads(
     return heads.keep(best).behind(space), trained_epochs
 
 
+@torch.no_grad()
+def keep_best_head(
+    heads: ClusterHeads,
+    stored: StoredFeatures,
+    pairs: NeighborPairs,
+    config: ScanConfig,
+    session: TrainingStage,
+) -> ClusterHeads:
+    """The one head whose SCAN loss over the whole set is lowest: no labels. The logits of all
+    images are there for one head at a time: with 1,000 clusters they are large.
+
+    Args:
+        heads: for features as the backbone gives them.
+    """
+    if heads.heads == 1:
+        return heads
+    each = [heads.keep([head]) for head in range(heads.heads)]
+    weights = (config.entropy_weight, config.evenness)
+    totals = torch.cat([pairs.loss(head(stored.plain), *weights).total for head in each])
+    best = int(totals.argmin())
+    session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
+    return each[best]
+
+
 def self_label_head_steps(
     heads: ClusterHeads,
     teacher: ClusterHeads,

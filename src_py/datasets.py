@@ -9,6 +9,7 @@ import gzip
 import http.client
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def load_images(
     show_progress: bool = False,
     keep_pixels: bool = True,
     ranges: Ranges | None = None,
+    classes: Sequence[str] = (),
 ) -> ImageSet | None:
     """All images of one split, or None where the source has no such split.
 
@@ -48,6 +50,7 @@ def load_images(
         cache_dir: where what was read of a folder is kept for the next stage.
         keep_pixels: False for a folder that is too large to be kept decoded.
         ranges: of a folder's numbers of more than 8 bits; None finds them.
+        classes: the only class folders that are read of a folder's split; () for all.
 
     Raises:
         UserError: for an unknown source, a missing or empty folder, or a failed download.
@@ -62,8 +65,8 @@ def load_images(
         return _load_digits(split, image_size, channels)
     root = needed_root(source, root)
     if source == "folder":
-        arguments = (split, image_size, channels, cache_dir, show_progress, keep_pixels, ranges)
-        return read_folder(root, *arguments)
+        how = (cache_dir, show_progress, keep_pixels, ranges, classes)
+        return read_folder(root, split, image_size, channels, *how)
     return _load_named_set(source, root, split, image_size, channels)
 
 

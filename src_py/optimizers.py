@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from configs.base_config import TrainingConfig
+from configs.config_scan import ScanConfig
+from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.run.distributed import ALONE, World
 from src_py.run.hardware import Hardware
@@ -19,6 +21,7 @@ Batch = TypeVar("Batch")
 Model = TypeVar("Model", bound=nn.Module)
 
 PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
+MOMENTUM = 0.9  # of SGD, where a classifier is trained with it
 FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
 
 
@@ -34,10 +37,29 @@ def sgd(model: nn.Module, config: SimCLRConfig) -> torch.optim.SGD:
 
 
 def adam(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
-    """Adam in one fused kernel for all weights, as SCAN and the self-labelling train."""
+    """Adam in one fused kernel for all weights, as SCAN and the self-labelling train on CIFAR."""
     return torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
+
+
+def classifier_optimizer(
+    model: nn.Module, config: ScanConfig | SelfLabelConfig
+) -> torch.optim.Optimizer:
+    """What `config.optimizer` names, for the weights that are not frozen."""
+    if config.optimizer == "adam":
+        return adam(model, config)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(
+        weights,
+        lr=config.learning_rate,
+        momentum=MOMENTUM,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    for weight in weights:  # else torch would begin with whatever a skipped first step has left
+        optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
 
 
 def descend(

@@ -22,7 +22,14 @@ from src_py.inference import all_logits
 from src_py.losses import info_nce, nt_xent, scan_loss, self_label_loss
 from src_py.models import ClusteringModel, ContrastiveModel, KeyQueue
 from src_py.neighbor_pairs import NeighborPairs
-from src_py.optimizers import PretextRate, adam, descend, moving_average, sgd, update_average
+from src_py.optimizers import (
+    PretextRate,
+    classifier_optimizer,
+    descend,
+    moving_average,
+    sgd,
+    update_average,
+)
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run.hardware import Hardware
 from src_py.run.planning import Steps, Trained, plan
@@ -194,7 +201,7 @@ def train_scan(
     hardware = session.hardware
     model.train()
     average = moving_average(model, config.ema_decay, hardware, config.compile)
-    optimizer = adam(model, config)
+    optimizer = classifier_optimizer(model, config)
     trained: Trained = {"model": model, "optimizer": optimizer}
     # An image in the place of its neighbor costs the same.
     schedule = session.stored_schedule(len(images)) or plan(
@@ -309,7 +316,7 @@ def train_self_label(
     hardware = session.hardware
     teacher = moving_average(model, config.ema_decay, hardware, config.compile)
     pseudo_labels = PseudoLabels(len(images), hardware.device, given)
-    optimizer = adam(model, config)
+    optimizer = classifier_optimizer(model, config)
     trained: Trained = {"model": model, "teacher": teacher}
     trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}
     schedule = session.stored_schedule(len(images)) or plan(

@@ -17,8 +17,9 @@ from PIL import Image
 from src_py import datasets
 from src_py.datasets import SOURCES, choose_image_size, load_images
 from src_py.images import folders
-from src_py.images.folders import read_folder, split_folder
+from src_py.images.folders import read_folder
 from src_py.images.image_set import DataSettings, ImageSet
+from src_py.images.splits import split_folder
 from src_py.images.statistics import measure_mean_std
 from src_py.run import torchvision_compat  # noqa: F401
 from src_py.run.errors import UserError

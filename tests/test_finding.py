@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from src_py.images.finding import find_images, survey
-from src_py.images.folders import folder_files, split_folder, what_is_left_out
 from src_py.images.kinds import extension_of, starts_like_an_image
 from src_py.images.report import count_left_out
+from src_py.images.splits import folder_files, split_folder, what_is_left_out
 from src_py.scoring.class_labels import load_labels
 from tests.conftest import TINY, write_image
 from tests.messy import picture

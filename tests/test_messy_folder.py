@@ -13,18 +13,13 @@ from PIL import Image
 
 from configs.config_simclr import SimCLRConfig
 from configs.presets import PRESETS
-from src_py.backbones import BackboneSpec
+from src_py.backbones import new_spec
 from src_py.datasets import load_images
-from src_py.images import run_images as run_data
+from src_py.images import disk_space
+from src_py.images.disk_space import NETWORKS_ON_DISK, bytes_written, require_disk_space
 from src_py.images.files import read_square
 from src_py.images.folders import read_folder
-from src_py.images.run_images import (
-    NETWORKS_ON_DISK,
-    bytes_written,
-    require_disk_space,
-    require_enough_images,
-    settle_images,
-)
+from src_py.images.run_images import require_enough_images, settle_images
 from src_py.models import ContrastiveModel
 from src_py.run.checkpoints import load_checkpoint
 from src_py.run.errors import UserError
@@ -47,7 +42,7 @@ def free(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def set_free(count: int) -> None:
-        monkeypatch.setattr(run_data.shutil, "disk_usage", lambda path: Usage(0, 0, count))
+        monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: Usage(0, 0, count))
 
     return set_free
 
@@ -197,13 +192,17 @@ def test_a_folder_that_cannot_be_written_to_is_named(free, monkeypatch, tmp_path
 
 
 def test_the_estimate_counts_the_weights():
-    for width in (16, 64):
-        model = ContrastiveModel(BackboneSpec.for_images(width, 3, 32), 128)
+    for backbone, width, features in (
+        ("resnet18", 16, 128),
+        ("resnet18", 64, 512),
+        ("resnet50", 64, 2048),
+    ):
+        model = ContrastiveModel(new_spec(backbone, width, 3, 32), 128)
         weights = sum(4 * weight.numel() for weight in model.parameters())
-        networks = bytes_written(0, width) / NETWORKS_ON_DISK
+        networks = bytes_written(0, width, backbone) / NETWORKS_ON_DISK
         assert weights == pytest.approx(networks, rel=0.1)
-    features, neighbors = 512 * 4, 20 * 8
-    assert bytes_written(1000, 64) - bytes_written(0, 64) == 1000 * (features + neighbors)
+        rows = bytes_written(1000, width, backbone) - bytes_written(0, width, backbone)
+        assert rows == 1000 * (features * 4 + 20 * 8)  # float32, and neighbors of int64
 
 
 def test_a_full_disk_ends_the_first_stage_before_decoding(photo_folder, free):

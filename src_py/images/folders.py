@@ -1,4 +1,4 @@
-"""A folder of images: which files belong to a split, and reading each of them once.
+"""A folder of images: reading each file of a split once.
 
 What was read is kept in a cache, so that a later stage starts at once: names, unreadable files,
 facts and statistics, and the decoded pixels where they are wanted.
@@ -8,10 +8,9 @@ import functools
 import hashlib
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +18,16 @@ from tqdm import tqdm
 
 from src_py.images.decoding import Skipped, decode_in_threads, none_readable
 from src_py.images.files import read_square_and_header, shrink
-from src_py.images.finding import holds_images, survey
 from src_py.images.image_set import ImageSet
 from src_py.images.kinds import readable_extensions, readable_formats
 from src_py.images.ranges import RangeFinder, Ranges, sort_of, stored_range
+from src_py.images.splits import FileState, file_states, folder_files, listing, text_digest
 from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run import records
 from src_py.run.arrays import load_array, quick_digest
 from src_py.run.errors import UserError
 from src_py.run.files import read_record, write_array, write_record
 
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "val", "valid", "validation")
 THUMBNAIL_SIZE = 8  # px
 CACHE_VERSION = 3  # raise it when decoding changes, so that older caches are decoded again
 
@@ -65,101 +62,7 @@ def facts_type(channels: int) -> np.dtype:
     )
 
 
-# --- which files ---------------------------------------------------------------------------------
-
-
-def require_folder(root: Path) -> None:
-    """
-    Raises:
-        UserError: unless `root` is a folder.
-    """
-    if not root.is_dir():
-        problem = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {problem}: give a folder of images with --data")
-
-
-def split_folder(root: Path, split: str) -> Path | None:
-    """Where a folder keeps `split`: `root` itself when it is not divided, None when nowhere.
-
-    `root` is divided if images lie in root/train, and also in root/test or val, or nowhere else: a
-    lone `train` beside `car` and `boat` is a kind of vehicle. Case and longer forms of these names
-    (Training) do not matter.
-    """
-    if not root.is_dir():
-        return root if split == "train" else None
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
-    train, test = _first_with_images(folders, TRAIN_NAMES), _first_with_images(folders, TEST_NAMES)
-    divided = train is not None and (
-        test is not None or all(path.is_relative_to(train) for path in survey(root).images)
-    )
-    if split == "train":
-        return train if divided else root
-    return test if divided and split == "test" else None
-
-
-def _first_with_images(folders: list[Path], names: tuple[str, ...]) -> Path | None:
-    """The folder with images that has the first of these names."""
-    found = (path for name in names for path in folders if path.name.lower() == name)
-    return next((path for path in found if holds_images(path)), None)
-
-
-def folder_files(root: Path, split: str) -> list[Path] | None:
-    """All image files of one split, or None where the folder has no such split.
-
-    All kinds, readable here or not: an AVIF file that this Pillow cannot open shall be reported.
-
-    Raises:
-        UserError: when `root` is not a folder.
-    """
-    require_folder(root)
-    folder = split_folder(root, split)
-    return None if folder is None else survey(folder).images
-
-
-def what_is_left_out(root: Path) -> tuple[Skipped, Counter[str]]:
-    """What of a folder belongs to no split: (path, reason) of pictures, and of what cannot be
-    looked into; how many other files there are, by extension."""
-    found = survey(root)
-    folders = [folder for split in ("train", "test") if (folder := split_folder(root, split))]
-    names = " and ".join(f"{folder.name}/" for folder in folders)
-    outside: list[Path] = []
-    if root not in folders:
-        outside = [path for path in found.images if not any(map(path.is_relative_to, folders))]
-    left_out = found.left_out + [(path, f"outside of {names}") for path in outside]
-    return [(path.relative_to(root).as_posix(), why) for path, why in left_out], found.others
-
-
-class FileState(NamedTuple):
-    """What tells a file from another one without reading it."""
-
-    name: str  # path relative to the root
-    size: int  # bytes; -1 when it is gone
-    modified: int  # ns
-
-
-def file_states(root: Path, paths: list[Path]) -> list[FileState]:
-    """Of the files `paths` below `root`, in order."""
-    states = []
-    for path in paths:
-        try:
-            status = path.stat()
-            told = (status.st_size, status.st_mtime_ns)
-        except OSError:  # removed since it was found; decoding will say so
-            told = (-1, 0)
-        states.append(FileState(path.relative_to(root).as_posix(), *told))
-    return states
-
-
-def listing(states: list[FileState]) -> str:
-    """SHA-256 of the files' names and sizes: the same wherever the folder is."""
-    return _digest("\n".join(f"{state.name}\0{state.size}" for state in states))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-# --- reading them --------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------
 
 
 def read_folder(
@@ -171,6 +74,7 @@ def read_folder(
     show_progress: bool = False,
     keep_pixels: bool = True,
     ranges: Ranges | None = None,
+    classes: Sequence[str] = (),
 ) -> ImageSet | None:
     """Every image of one split, read once, or None where the folder has no such split.
 
@@ -179,11 +83,12 @@ def read_folder(
         cache_dir: where what was read is kept.
         keep_pixels: False for a folder that is too large to be kept decoded.
         ranges: of numbers of more than 8 bits, as they were found before; None finds them.
+        classes: see `splits.folder_files`.
 
     Raises:
         UserError: for a missing folder, one without a readable image, or too little memory.
     """
-    paths = folder_files(root, split)
+    paths = folder_files(root, split, classes)
     if paths is None:
         return None
     states = file_states(root, paths)
@@ -293,7 +198,7 @@ def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
 def _cache_key(states: list[FileState], image_size: int, channels: int) -> str:
     """Changes when a file is added, removed, renamed or edited, or when decoding would differ."""
     settings = (CACHE_VERSION, image_size, channels, sorted(readable_extensions()))
-    return _digest(repr((settings, [tuple(state) for state in states])))
+    return text_digest(repr((settings, [tuple(state) for state in states])))
 
 
 def _cache_files(cache_dir: Path, split: str) -> tuple[Path, Path, Path]:

@@ -21,6 +21,8 @@ class DataSettings:
     std: tuple[float, ...]  # per channel, of pixels in [0, 1]
     # What is black and white in numbers of more than 8 bits, by sort; None in runs of before.
     ranges: Ranges | None = None
+    # The class folders that are read of each split, sorted; () for all of it.
+    classes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path | None:

@@ -1,8 +1,6 @@
 """The images of a run: settled by the first stage, opened again by all others."""
 
 import csv
-import os
-import shutil
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +14,8 @@ from configs.config_simclr import SimCLRConfig
 from configs.presets import Preset
 from src_py.datasets import choose_image_size, load_images, needed_root
 from src_py.images.decoding import Skipped
-from src_py.images.folders import (
-    NoReadableImage,
-    folder_files,
-    pixels_digest,
-    split_folder,
-    what_is_left_out,
-)
+from src_py.images.disk_space import bytes_written, require_disk_space
+from src_py.images.folders import NoReadableImage, pixels_digest
 from src_py.images.image_set import DataSettings, ImageSet
 from src_py.images.loaders import (
     ImageLoader,
@@ -38,6 +31,12 @@ from src_py.images.report import (
     describe_ranges,
     find_duplicates,
 )
+from src_py.images.splits import (
+    describe_classes,
+    folder_files,
+    split_folder,
+    what_is_left_out,
+)
 from src_py.images.statistics import measure_mean_std
 from src_py.run import records
 from src_py.run.csv_tables import path_from_cell, write_table
@@ -49,10 +48,6 @@ from src_py.run.stages import PRETEXTS
 FEWEST_IMAGES = 32
 LARGEST_SIDE_ON_CPU = 64  # px: above it one epoch of a small folder takes hours on a laptop
 LARGEST_SIDE = 224  # px
-NETWORK_BYTES = 45e6  # of the weights of ResNet-18 at width 64, float32
-# What a run holds of them on disk at most: three finished stages, and twice, the new one written
-# beside the old, a state to resume from: weights, Adam's two moments, the moving average.
-NETWORKS_ON_DISK = 3 + 2 * 4
 
 
 @dataclass
@@ -85,15 +80,17 @@ def settle_images(
         UserError: when there are fewer than 32 readable images, or no room for what the run writes.
     """
     source, root = _source(config, preset)
-    paths = _image_files(needed_root(source, root)) if source == "folder" else []
+    paths = _image_files(needed_root(source, root), preset) if source == "folder" else []
     channels = config.channels or preset.channels
     size = config.image_size or preset.image_size or _size_of_files(paths, hardware)
     # Other sources are not copied into ckp/, and their features are small beside the checkpoints.
     set_bytes = len(paths) * channels * size * size
     mode, _ = choose_loading(config.loading, set_bytes, hardware.device)
     cached_bytes = set_bytes if mode == "resident" else 0
-    require_disk_space(config.files, cached_bytes + bytes_written(len(paths), config.width))
-    draft = DataSettings(source, None if root is None else str(root), size, channels, (), ())
+    written = bytes_written(len(paths), config.width, config.backbone)
+    require_disk_space(config.files, cached_bytes + written)
+    place = (source, None if root is None else str(root))
+    draft = DataSettings(*place, size, channels, (), (), classes=preset.classes)
     try:
         opened = open_train(config.files, draft, hardware, config.loading)
     except NoReadableImage as error:
@@ -190,7 +187,7 @@ def open_split(
     size, channels = settings.image_size, settings.channels
     mode = "resident"
     if settings.source == "folder" and root is not None:
-        paths = folder_files(root, split)
+        paths = folder_files(root, split, settings.classes)
         if paths is None:
             return None
         set_bytes = len(paths) * channels * size * size
@@ -207,6 +204,7 @@ def open_split(
             show_progress=True,
             keep_pixels=mode == "resident",
             ranges=settings.ranges,
+            classes=settings.classes,
         )
     if found is None:
         return None
@@ -219,41 +217,6 @@ def open_split(
     paths = [root / name for name in found.names]
     streamed = StreamedImages(paths, *shape, hardware.device, found.ranges, hardware.world)
     return OpenedImages(streamed, found)
-
-
-def bytes_written(images: int, width: int) -> int:
-    """About what the four stages leave on the disk at the most, beside decoded images."""
-    networks = NETWORKS_ON_DISK * NETWORK_BYTES * (width / 64) ** 2
-    features = images * 8 * width * 4  # float32
-    neighbors = images * 20 * 8
-    return round(networks) + features + neighbors
-
-
-def require_disk_space(files: RunFiles, bytes_needed: int) -> None:
-    """
-    Args:
-        bytes_needed: of the whole run; what it has written already counts towards it.
-
-    Raises:
-        UserError: when the run's folder cannot be written to, or its disk is too full.
-    """
-    folder = files.checkpoints
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        raise UserError(
-            f"cannot write in {folder.resolve()}, where {files.checkpoints} belongs: "
-            "start the script in a folder of your own"
-        )
-    written = sum(path.stat().st_size for path in files.checkpoints.glob("*"))
-    missing = bytes_needed - written
-    free = shutil.disk_usage(folder).free
-    if free < missing:
-        raise UserError(
-            f"{folder.resolve()}: run '{files.run}' writes up to {missing / 1e6:,.0f} MB there, "
-            f"and {free / 1e6:,.0f} MB are free: free some space, or start the script in a folder "
-            "on another disk"
-        )
 
 
 def require_enough_images(images: int, clusters: int) -> None:
@@ -303,15 +266,20 @@ def _source(config: SimCLRConfig, preset: Preset) -> tuple[str, Path | None]:
     options. A folder that holds the preset's own format stays with the preset."""
     if config.data is None:
         if preset.source == "folder":
-            raise UserError("--preset folder needs the folder: add --data DIR")
+            raise UserError(f"--preset {config.preset} needs the folder: add --data DIR")
         return preset.source, None if preset.source == "digits" else DOWNLOAD_FOLDER.resolve()
     if preset.source == "folder" or not config.data.is_dir() or folder_files(config.data, "train"):
         return "folder", config.data
     return preset.source, config.data
 
 
-def _image_files(root: Path) -> list[Path]:
-    paths = folder_files(root, "train")
+def _image_files(root: Path, preset: Preset) -> list[Path]:
+    paths = folder_files(root, "train", preset.classes)
+    if not paths and preset.classes:
+        raise UserError(
+            f"no image of the preset's {len(preset.classes)} classes in {root}: give a folder with "
+            f"train/{preset.classes[0]}/ and the others with --data"
+        )
     if not paths:
         raise UserError(f"no image file in {root}: give a folder of images with --data")
     return paths
@@ -353,6 +321,8 @@ def _report(files: RunFiles, settings: DataSettings, opened: OpenedImages) -> No
     print(f"images: {len(opened.names)} of {size} x {size} px, {colour}")
     if opened.read.facts is not None and settings.root is not None:
         _report_files(files, Path(settings.root), opened.read, opened.read.facts)
+        for line in describe_classes(Path(settings.root), settings.classes):
+            print(f"images: {line}")
     sys.stdout.flush()
 
 

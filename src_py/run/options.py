@@ -281,9 +281,9 @@ def _difference(files: RunFiles, settled: dict[str, Any], folder: Path) -> str:
         return "and the set is not one of files"
     if not folder.is_dir():
         return "which is not there"
-    from src_py.images.folders import file_states, folder_files, listing
+    from src_py.images.splits import file_states, folder_files, listing
 
-    paths = folder_files(folder, "train") or []
+    paths = folder_files(folder, "train", settled["settings"].get("classes", ())) or []
     mined = files.record("extract_features") or {}
     states = [settled["images"], *([mined["images"]] if "images" in mined else [])]
     if listing(file_states(folder, paths)) in (state["listing"] for state in states):

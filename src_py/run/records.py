@@ -128,7 +128,7 @@ SETTINGS = Schema(
         "mean": list_of(is_number),
         "std": list_of(is_number),
     },
-    {"ranges": or_none(texts_to(list_of(is_number)))},
+    {"ranges": or_none(texts_to(list_of(is_number))), "classes": list_of(is_text)},
 )
 # Which images were read: how many; a key of their names, sizes and times; one of what was decoded;
 # one of their names and sizes alone, which a moved folder keeps.

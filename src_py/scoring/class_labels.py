@@ -1,15 +1,17 @@
 """The labels of a split, for scoring: no training stage may import this module."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from configs.imagenet import class_words
 from src_py.datasets import digits_rows, find_idx, needed_root, open_torchvision_set, read_idx
 from src_py.images.finding import find_images
-from src_py.images.folders import split_folder
+from src_py.images.splits import split_folder
 from src_py.run.errors import UserError
 
 STL10_CLASSES = (
@@ -18,7 +20,12 @@ STL10_CLASSES = (
 
 
 def load_labels(
-    source: str, root: Path | None, split: str, names: list[str], folder_labels: bool = False
+    source: str,
+    root: Path | None,
+    split: str,
+    names: list[str],
+    folder_labels: bool = False,
+    listed: Sequence[str] = (),
 ) -> tuple[np.ndarray, list[str]] | None:
     """Labels of the images called `names` (ImageSet.names): int64 (N,), and the class names.
 
@@ -27,12 +34,14 @@ def load_labels(
 
     Args:
         folder_labels: also take the first folder level of an undivided folder as classes.
+        listed: the only class folders of ImageNet that are read (DataSettings.classes), which have
+            words for names; () for all folders.
 
     Raises:
         UserError: if those are asked for and not there, or the files of a named set are missing.
     """
     if source == "folder":
-        return _folder_labels(needed_root(source, root), split, names, folder_labels)
+        return _folder_labels(needed_root(source, root), split, names, folder_labels, listed)
     if split == "unlabelled":
         return None
     labels, classes = _set_labels(source, root, split)
@@ -41,7 +50,7 @@ def load_labels(
 
 
 def _folder_labels(
-    root: Path, split: str, names: list[str], folder_labels: bool
+    root: Path, split: str, names: list[str], folder_labels: bool, listed: Sequence[str]
 ) -> tuple[np.ndarray, list[str]] | None:
     folder = split_folder(root, split)
     if folder is None or (folder == root and not folder_labels):
@@ -57,8 +66,12 @@ def _folder_labels(
     folders = [part for part in map(split_folder, (root, root), ("train", "test")) if part]
     in_folders = {_class_of(path, parent) for parent in folders for path in find_images(parent)}
     classes = sorted({*found, *filter(None, in_folders)})
+    if listed:
+        classes = [name for name in classes if name in listed]
     number = {name: index for index, name in enumerate(classes)}
-    return np.array([number[name] for name in found], dtype=np.int64), classes
+    words = class_words() if listed else {}
+    told = [words.get(name, name) for name in classes]
+    return np.array([number[name] for name in found], dtype=np.int64), told
 
 
 def _class_of(path: Path, folder: Path) -> str | None:

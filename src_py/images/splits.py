@@ -1,0 +1,140 @@
+"""Which files of a folder belong to a split of it, and what belongs to none."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from src_py.images.finding import holds_images, survey
+from src_py.run.errors import UserError
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+MOST_NAMED = 5  # missing classes, in a line
+
+
+def require_folder(root: Path) -> None:
+    """
+    Raises:
+        UserError: unless `root` is a folder.
+    """
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"{root} {problem}: give a folder of images with --data")
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """Where a folder keeps `split`: `root` itself when it is not divided, None when nowhere.
+
+    `root` is divided if images lie in root/train, and also in root/test or val, or nowhere else: a
+    lone `train` beside `car` and `boat` is a kind of vehicle. Case and longer forms of these names
+    (Training) do not matter.
+    """
+    if not root.is_dir():
+        return root if split == "train" else None
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    train, test = _first_with_images(folders, TRAIN_NAMES), _first_with_images(folders, TEST_NAMES)
+    divided = train is not None and (
+        test is not None or all(path.is_relative_to(train) for path in survey(root).images)
+    )
+    if split == "train":
+        return train if divided else root
+    return test if divided and split == "test" else None
+
+
+def _first_with_images(folders: list[Path], names: tuple[str, ...]) -> Path | None:
+    """The folder with images that has the first of these names."""
+    found = (path for name in names for path in folders if path.name.lower() == name)
+    return next((path for path in found if holds_images(path)), None)
+
+
+def folder_files(root: Path, split: str, classes: Sequence[str] = ()) -> list[Path] | None:
+    """All image files of one split, or None where the folder has no such split.
+
+    All kinds, readable here or not: an AVIF file that this Pillow cannot open shall be reported.
+
+    Args:
+        classes: the only folders of the split that are looked into, sorted; () for all of it.
+
+    Raises:
+        UserError: when `root` is not a folder.
+    """
+    require_folder(root)
+    folder = split_folder(root, split)
+    if folder is None or not classes:
+        return None if folder is None else survey(folder).images
+    return [path for name in classes for path in survey(folder / name).images]
+
+
+def describe_classes(root: Path, classes: Sequence[str]) -> list[str]:
+    """What a list of classes takes of each split and leaves there, and which of them are missing: a
+    line each.
+
+    Args:
+        classes: as `folder_files` takes them; there is nothing to say of ().
+    """
+    lines = []
+    for folder in _divided(root) if classes else []:
+        there = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
+        missing = [name for name in classes if not holds_images(folder / name)]
+        lines.append(
+            f"{len(classes) - len(missing)} class folders of {folder.name}/ are read, as the "
+            f"preset lists them, and {len(there.difference(classes))} others are left out"
+        )
+        if missing:
+            named = ", ".join(missing[:MOST_NAMED]) + (", ..." if missing[MOST_NAMED:] else "")
+            lines.append(
+                f"warning: {len(missing)} of the preset's {len(classes)} classes have no image in "
+                f"{folder.name}/: {named}"
+            )
+    return lines
+
+
+def _divided(root: Path) -> list[Path]:
+    """Where the splits of a folder are: one or two."""
+    return [folder for split in ("train", "test") if (folder := split_folder(root, split))]
+
+
+def what_is_left_out(root: Path) -> tuple[list[tuple[str, str]], Counter[str]]:
+    """What of a folder belongs to no split: (path, reason) of pictures, and of what cannot be
+    looked into; how many other files there are, by extension."""
+    found = survey(root)
+    folders = _divided(root)
+    names = " and ".join(f"{folder.name}/" for folder in folders)
+    outside: list[Path] = []
+    if root not in folders:
+        outside = [path for path in found.images if not any(map(path.is_relative_to, folders))]
+    left_out = found.left_out + [(path, f"outside of {names}") for path in outside]
+    return [(path.relative_to(root).as_posix(), why) for path, why in left_out], found.others
+
+
+class FileState(NamedTuple):
+    """What tells a file from another one without reading it."""
+
+    name: str  # path relative to the root
+    size: int  # bytes; -1 when it is gone
+    modified: int  # ns
+
+
+def file_states(root: Path, paths: list[Path]) -> list[FileState]:
+    """Of the files `paths` below `root`, in order."""
+    states = []
+    for path in paths:
+        try:
+            status = path.stat()
+            told = (status.st_size, status.st_mtime_ns)
+        except OSError:  # removed since it was found; decoding will say so
+            told = (-1, 0)
+        states.append(FileState(path.relative_to(root).as_posix(), *told))
+    return states
+
+
+def listing(states: list[FileState]) -> str:
+    """SHA-256 of the files' names and sizes: the same wherever the folder is."""
+    return text_digest("\n".join(f"{state.name}\0{state.size}" for state in states))
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 in hexadecimal digits; of names in whatever encoding."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
