@@ -162,7 +162,7 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
         "thousandths": np.rint(1000 * probabilities.max(axis=1)).astype(int).tolist(),
         "predicted": predicted.tolist(),
     }
-    features = load_features(files, mapped="r")
+    features = load_features(files)
     labelling = Labelling(files, images.names, predicted, features, said)
     shown = ServedImages(images.names, settings.folder, images.loader)
     return labelling, shown, facts

@@ -38,18 +38,15 @@ def main(config: ScanConfig) -> None:
     images = opened.loader
     neighbors = arrays.load_neighbors(files)  # (N, k)
     pairs = neighbor_pairs.NeighborPairs.of(neighbors, hardware.device, config.mutual)
-    features = torch.from_numpy(arrays.load_features(files)).to(hardware.device)  # (N, D)
 
     torch.manual_seed(config.seed)
     backbone = stored_models.load_contrastive(pretext).backbone
     frozen = backbone.spec.frozen
     on_stored = frozen and not config.fresh_views  # else the network sees views of its own
-    views: guard.Views
-    if frozen:
-        views = stored = StoredFeatures.load(files, hardware.device)
-    else:
+    stored = StoredFeatures.load(files, hardware.device, frozen)
+    views: guard.Views = stored
+    if not frozen:
         views = guard.ImageViews(images, config.augment, hardware, config.batch_size)
-        stored = StoredFeatures(features)
     if on_stored or (config.head_epochs and not session.is_resumable):
         heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)
     else:
@@ -70,7 +67,7 @@ def main(config: ScanConfig) -> None:
 
     # A network that is trained is no longer the one that gave the features.
     pretrained = backbone if frozen else stored_models.load_contrastive(pretext).backbone
-    kmeans = guard.kmeans_classifier(pretrained, features, pairs.neighbors, config, hardware)
+    kmeans = guard.kmeans_classifier(pretrained, stored.plain, pairs.neighbors, config, hardware)
     candidates = {"scan": scan, "kmeans": kmeans}
     compared = (candidates, views, pairs.neighbors, config, session)
     kept, information = guard.keep_scan_or_kmeans(*compared)

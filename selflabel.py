@@ -46,7 +46,7 @@ def main(config: SelfLabelConfig) -> None:
     frozen = begun.backbone.spec.frozen and not config.fine_tune
     views: guard.Views
     if frozen:
-        views = stored = StoredFeatures.load(files, hardware.device)
+        views = stored = StoredFeatures.load(files, hardware.device, frozen)
     else:
         views = guard.ImageViews(images, config.strong_augment, hardware, config.batch_size)
     begun, given = growing.with_corrections(begun, opened.names, views, files, session.say)

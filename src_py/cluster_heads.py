@@ -23,7 +23,7 @@ from src_py.run.planning import Trained, asked_for, fit_head_epochs
 from src_py.run.schedule import ClusterStep
 from src_py.run.session import TrainingSession
 from src_py.run.training_stage import TrainingStage
-from src_py.stored_features import StoredFeatures
+from src_py.stored_features import BLOCK, StoredFeatures
 
 FEWEST_HEAD_STEPS = 600  # a small set has few steps in an epoch; with 300 heads are not yet apart
 SMALLEST_HEAD_BATCH = 512  # heads are small: a smaller batch takes no less time
@@ -43,7 +43,8 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, seed: int) -> Non
         features: (N, D) float32.
     """
     shift = features.mean(dim=0)
-    scale = (features - shift).square().sum(dim=1).mean().sqrt().clamp(min=1e-6)
+    squares = [(block - shift).square().sum(dim=1) for block in features.split(BLOCK)]
+    scale = torch.cat(squares).mean().sqrt().clamp(min=1e-6)
     random = torch.Generator().manual_seed(seed)
     sample = torch.randperm(len(features), generator=random)[:SAMPLE].to(features.device)
     points = ((features[sample] - shift) / scale).cpu().numpy()
@@ -125,8 +126,7 @@ def train_heads(
         batches = shuffled_batches(len(seen), batch_size, generator)
         for _ in steps(**trained, batches=batches, generator=generator):
             pass
-    with torch.no_grad():
-        totals = pairs.loss(heads(seen.plain), config.entropy_weight, config.evenness).total
+    totals = pairs.losses(heads, seen, config)
     best = totals.argsort()[: config.heads].tolist()
     session.say(
         f"heads: {len(totals)} trained on the stored features for {trained_epochs} epochs, "
@@ -143,20 +143,17 @@ def keep_best_head(
     config: ScanConfig,
     session: TrainingStage,
 ) -> ClusterHeads:
-    """The one head whose SCAN loss over the whole set is lowest: no labels. The logits of all
-    images are there for one head at a time: with 1,000 clusters they are large.
+    """The one head whose SCAN loss over the whole set is lowest: no labels.
 
     Args:
         heads: for features as the backbone gives them.
     """
     if heads.heads == 1:
         return heads
-    each = [heads.keep([head]) for head in range(heads.heads)]
-    weights = (config.entropy_weight, config.evenness)
-    totals = torch.cat([pairs.loss(head(stored.plain), *weights).total for head in each])
+    totals = pairs.losses(heads, stored, config)
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
-    return each[best]
+    return heads.keep([best])
 
 
 def self_label_head_steps(
@@ -219,8 +216,7 @@ def self_label_heads(
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
         if config.reliable_share and epoch % config.refresh_epochs == 0:
-            with torch.no_grad():
-                logits = teacher(stored.plain)[0]
+            logits = stored.all_logits(teacher)[0]
             pseudo_labels.renew(logits, neighbors, config.reliable_share)
         rows = shuffled_batches(
             len(stored), schedule.batch_size, generator, schedule.images_per_epoch

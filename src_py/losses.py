@@ -104,10 +104,18 @@ def scan_loss(
         consistency = -(log_anchor + log_neighbor).logsumexp(dim=-1).mean(dim=-1)
         log_mean = log_anchor.logsumexp(dim=-2) - math.log(log_anchor.shape[-2])  # (..., C)
         entropy = -(log_mean.exp() * log_mean).sum(dim=-1)
-        asked_for = entropy
-        if evenness < 1:
-            asked_for = entropy.clamp(max=evenness * math.log(anchor_logits.shape[-1]))
-        return ScanLoss(consistency - entropy_weight * asked_for, consistency, entropy)
+        clusters = anchor_logits.shape[-1]
+        return whole_scan_loss(consistency, entropy, clusters, entropy_weight, evenness)
+
+
+def whole_scan_loss(
+    consistency: Tensor, entropy: Tensor, clusters: int, entropy_weight: float, evenness: float
+) -> ScanLoss:
+    """scan_loss of its two terms."""
+    asked_for = entropy
+    if evenness < 1:
+        asked_for = entropy.clamp(max=evenness * math.log(clusters))
+    return ScanLoss(consistency - entropy_weight * asked_for, consistency, entropy)
 
 
 def self_label_loss(

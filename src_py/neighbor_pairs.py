@@ -1,14 +1,20 @@
 """The pairs that SCAN trains on: every image with the neighbors that may be drawn for it."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src_py.losses import ScanLoss, scan_loss
+from configs.config_scan import ScanConfig
+from src_py.losses import ScanLoss, scan_loss, whole_scan_loss
+from src_py.models import ClusterHeads
 from src_py.neighbors import mutual_first
 from src_py.stored_features import StoredFeatures
+
+BLOCK = 65_536  # images at once
+LOGITS_AT_ONCE = 2**24  # numbers, of all images
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,9 @@ class NeighborPairs:
         anchor_logits, neighbor_logits = heads(seen).chunk(2, dim=1)
         return scan_loss(anchor_logits, neighbor_logits, entropy_weight, evenness)
 
+    @torch.no_grad()
     def loss(self, logits: Tensor, entropy_weight: float, evenness: float = 1.0) -> ScanLoss:
-        """The SCAN loss of every head over all pairs.
+        """The SCAN loss of every head over all pairs, a block of images at a time.
 
         Args:
             logits: (H, N, C) float32 of all images.
@@ -76,17 +83,31 @@ class NeighborPairs:
         Returns:
             terms of shape (H,).
         """
-        anchors = torch.arange(len(self), device=logits.device)
         consistency, pairs = torch.zeros(len(logits), device=logits.device), 0
-        for column in range(self.neighbors.shape[1]):
-            rows = anchors[self.counts[anchors] > column]
-            if len(rows):
-                others = logits[:, self.neighbors[rows, column]]
-                consistency += len(rows) * scan_loss(logits[:, rows], others, 0.0).consistency
-                pairs += len(rows)
-        chosen = logits[:, anchors]
-        apart = scan_loss(chosen, chosen, entropy_weight, evenness)
-        consistency = consistency / pairs
+        log_sizes = []  # of the clusters: the images' probabilities, added up
+        for block in torch.arange(len(self), device=logits.device).split(BLOCK):
+            log_sizes.append(logits[:, block].log_softmax(dim=2).logsumexp(dim=1))  # (H, C)
+            for column in range(self.neighbors.shape[1]):
+                rows = block[self.counts[block] > column]
+                if len(rows):
+                    others = logits[:, self.neighbors[rows, column]]
+                    consistency += len(rows) * scan_loss(logits[:, rows], others, 0.0).consistency
+                    pairs += len(rows)
+        log_mean = torch.stack(log_sizes).logsumexp(dim=0) - math.log(len(self))
+        entropy = -(log_mean.exp() * log_mean).sum(dim=1)
         # The sizes' part of the loss does not depend on which neighbors were compared.
-        total = apart.total - apart.consistency + consistency
-        return ScanLoss(total, consistency, apart.entropy)
+        return whole_scan_loss(
+            consistency / pairs, entropy, logits.shape[2], entropy_weight, evenness
+        )
+
+    def losses(self, heads: ClusterHeads, stored: StoredFeatures, config: ScanConfig) -> Tensor:
+        """The SCAN loss of each head over all pairs, (H,), of a few heads at a time.
+
+        Args:
+            stored: features as the heads see them.
+        """
+        at_once = max(1, LOGITS_AT_ONCE // (len(self) * heads.clusters))
+        weights = (config.entropy_weight, config.evenness)
+        numbers = torch.arange(heads.heads).split(at_once)
+        parts = (heads.keep(part.tolist()) for part in numbers)
+        return torch.cat([self.loss(stored.all_logits(part), *weights).total for part in parts])

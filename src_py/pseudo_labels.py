@@ -25,7 +25,7 @@ def reliable_pseudo_labels(probabilities: Tensor, neighbors: Tensor, share: floa
     confidence, cluster = probabilities.max(dim=1)
     agreement = torch.zeros_like(confidence)
     for column in neighbors.T:  # one column at a time: (N, k, C) would be large
-        agreement += probabilities[column].gather(1, cluster[:, None])[:, 0]
+        agreement += probabilities[column, cluster]
     merit = confidence * agreement / neighbors.shape[1]
     # Ordered by cluster and, within it, by merit; the rank within the cluster is then the
     # distance to the cluster's first row.

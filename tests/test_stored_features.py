@@ -112,11 +112,11 @@ def test_views_of_other_features_are_refused(tmp_path, monkeypatch, views):
     np.save(files.features, np.zeros((5, 3), np.float32))
     write_stage(files, "extract_features")
     with pytest.raises(UserError, match="views"):
-        StoredFeatures.load(files, CPU)
+        StoredFeatures.load(files, CPU, frozen=True)
     np.save(files.views, views)
     write_stage(files, "extract_features")
     with pytest.raises(UserError, match="again: python extract_features"):
-        StoredFeatures.load(files, CPU)
+        StoredFeatures.load(files, CPU, frozen=True)
 
 
 # --- a whole run ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 LOWEST, HIGHEST = 0.05, 20.0
+BLOCK = 65_536  # images at once
 STEPS = 40  # halvings of the interval: far finer than a float of the checkpoint shows
 
 
@@ -35,7 +36,6 @@ def fit_temperature(logits: Tensor, neighbors: Tensor) -> float:
             f"logits {tuple(logits.shape)} and neighbors {tuple(neighbors.shape)}: "
             "expected (N, C) and (N, k)"
         )
-    logits = logits.double()
     cluster = logits.argmax(dim=1)
     agreement = (cluster[neighbors] == cluster[:, None]).double().mean()
     low, high = math.log(LOWEST), math.log(HIGHEST)
@@ -49,7 +49,9 @@ def fit_temperature(logits: Tensor, neighbors: Tensor) -> float:
 
 
 def _mean_confidence(logits: Tensor, temperature: float) -> Tensor:
-    return torch.softmax(logits / temperature, dim=1).amax(dim=1).mean()
+    parts = logits.split(BLOCK)  # float64 of all of them may be large
+    each = [torch.softmax(part.double() / temperature, dim=1).amax(dim=1) for part in parts]
+    return torch.cat(each).mean()
 
 
 def calibrate(stage: str, logits: Tensor, neighbors: Tensor, say: Callable[[str], None]) -> float:

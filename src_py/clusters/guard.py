@@ -32,6 +32,7 @@ from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
 from src_py.run.stages import EVIDENCE_PAIRS, EVIDENCE_VIEWS
+from src_py.stored_features import BLOCK, StoredFeatures
 from src_py.transforms import random_view
 
 KMEANS_ITERATIONS, KMEANS_STARTS = 30, 10
@@ -52,7 +53,13 @@ def pair_information(first: Tensor, second: Tensor, clusters: int) -> float:
         first, second: (M,) int64, the clusters of both sides of each pair.
     """
     counts = torch.bincount(first * clusters + second, minlength=clusters * clusters)
-    joint = counts.cpu().double().view(clusters, clusters) / len(first)  # MPS has no float64
+    return _information(counts, clusters)
+
+
+def _information(counts: Tensor, clusters: int) -> float:
+    """Nats, of how many pairs there are of each two clusters, (clusters x clusters,)."""
+    joint = counts.cpu().double().view(clusters, clusters)  # MPS has no float64
+    joint /= joint.sum()
     apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
     return float(torch.xlogy(joint, joint / apart.clamp(min=1e-300)).sum())
 
@@ -64,8 +71,12 @@ def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:
         assigned: (N,) int64.
         neighbors: (N, k) int64.
     """
-    k, clusters = neighbors.shape[1], int(assigned.max()) + 1
-    return pair_information(assigned.repeat_interleave(k), assigned[neighbors].flatten(), clusters)
+    clusters = int(assigned.max()) + 1
+    counts = torch.zeros(clusters * clusters, dtype=torch.int64, device=assigned.device)
+    for own, others in zip(assigned.split(BLOCK), neighbors.split(BLOCK), strict=True):
+        met = own[:, None] * clusters + assigned[others]  # (B, k)
+        counts += torch.bincount(met.flatten(), minlength=len(counts))
+    return _information(counts, clusters)
 
 
 class Views(Protocol):
@@ -161,20 +172,20 @@ def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -
         features: (N, D) float32.
         neighbors: (N, k) int64.
     """
-    unit = F.normalize(features, dim=1)
     random = torch.Generator().manual_seed(seed)
-    sample = torch.randperm(len(unit), generator=random)[:SAMPLE].to(unit.device)
-    points = unit[sample].cpu().numpy()
-    found = kmeans_centers(points, clusters, seed, KMEANS_ITERATIONS, KMEANS_STARTS)
-    centers = torch.from_numpy(found).to(unit)  # (C, D)
-    head = ClusterHeads(features.shape[1], clusters, heads=1, normalized=True).to(unit.device)
+    sample = torch.randperm(len(features), generator=random)[:SAMPLE].to(features.device)
+    points = F.normalize(features[sample], dim=1)
+    found = kmeans_centers(points.cpu().numpy(), clusters, seed, KMEANS_ITERATIONS, KMEANS_STARTS)
+    centers = torch.from_numpy(found).to(points)  # (C, D)
+    head = ClusterHeads(features.shape[1], clusters, heads=1, normalized=True).to(points.device)
     with torch.no_grad():
         head.linear.weight.copy_(2 * centers)
         head.linear.bias.copy_(-centers.square().sum(dim=1))
         # Features of a short pretext lie close together. In units of their spread, the scale that
         # is looked for is of the order of 1.
-        _sharpen(head, 1 / (unit - unit.mean(dim=0)).square().sum(dim=1).mean().clamp(min=1e-9))
-        _sharpen(head, 1 / fit_temperature(head(features)[0].cpu(), neighbors.cpu()))
+        _sharpen(head, 1 / (points - points.mean(dim=0)).square().sum(dim=1).mean().clamp(min=1e-9))
+        logits = StoredFeatures(features).all_logits(head)[0]
+        _sharpen(head, 1 / fit_temperature(logits.cpu(), neighbors.cpu()))
     return head
 
 
@@ -195,7 +206,8 @@ def kmeans_classifier(
         neighbors: (N, k) int64.
     """
     head = kmeans_head(features, neighbors, config.clusters, config.seed)
-    return Candidate(hardware.place(ClusteringModel(backbone, head)), head(features)[0].detach())
+    logits = StoredFeatures(features).all_logits(head)[0]
+    return Candidate(hardware.place(ClusteringModel(backbone, head)), logits)
 
 
 def keep_scan_or_kmeans(

@@ -36,24 +36,25 @@ class Reserved(NamedTuple):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def load_features(files: RunFiles, mapped: Literal["r", "c"] | None = None) -> np.ndarray:
-    """(N, D) float32 of a run's images, as the mining has left them.
+def load_features(files: RunFiles) -> np.ndarray:
+    """(N, D) float32 of a run's images, as the mining has left them: a memory map, whose pages are
+    read when they are used.
 
     Raises:
         UserError: naming the command that makes them, when they are missing, damaged or foreign.
     """
     path = files.made(files.features, MINING)
-    return load_array(path, "f", 2, mapped, files.remedy(MINING))
+    return load_array(path, "f", 2, "c", files.remedy(MINING))
 
 
 def load_neighbors(files: RunFiles) -> np.ndarray:
     """(N, k) int64 of a run's images; as `load_features`."""
-    return load_array(files.made(files.neighbors, MINING), "i", 2, remedy=files.remedy(MINING))
+    return load_array(files.made(files.neighbors, MINING), "i", 2, "c", files.remedy(MINING))
 
 
 def load_views(files: RunFiles) -> np.ndarray:
     """(N, V, D) float16 of a run's images, where its weights are frozen; as `load_features`."""
-    return load_array(files.made(files.views, MINING), "f", 3, remedy=files.remedy(MINING))
+    return load_array(files.made(files.views, MINING), "f", 3, "c", files.remedy(MINING))
 
 
 def load_array(
