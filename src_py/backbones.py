@@ -146,7 +146,15 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def set_frozen(self, frozen: bool) -> None:
-        """Whether the stages from here on leave the backbone as it is."""
+        """Whether the stages from here on leave the backbone as it is.
+
+        One that was frozen and is so no more learns with the statistics of each batch, but keeps
+        its running ones, as in the authors' self-labelling on ImageNet.
+        """
+        if self.spec.frozen and not frozen:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = 0.0
         self.spec = replace(self.spec, frozen=frozen)
         self.freeze_if_asked()
 

@@ -152,7 +152,7 @@ def test_a_skipped_first_step_of_sgd_leaves_no_momentum():
     torch.testing.assert_close(layer.weight, expected.weight)
 
 
-def test_only_heads_are_trained_on_frozen_weights():
+def test_only_heads_are_trained_on_frozen_weights_and_all_when_they_are_so_no_more():
     backbone = ResNet18(BackboneSpec(4, 3, small_stem=True)).train()
     backbone.set_frozen(True)
     model = ClusteringModel(backbone, ClusterHeads(backbone.feature_dim, 3, 2)).train()
@@ -165,6 +165,10 @@ def test_only_heads_are_trained_on_frozen_weights():
     backbone.set_frozen(False)
     model.train()
     assert backbone.training and all(weight.requires_grad for weight in backbone.parameters())
+    mean = backbone.bn1.running_mean.clone()
+    images = torch.randn(8, 3, 16, 16)
+    assert not torch.allclose(backbone(images), backbone.eval()(images))  # by the batch's own
+    assert torch.equal(backbone.bn1.running_mean, mean)
 
 
 # --- the network ---------------------------------------------------------------------------------
