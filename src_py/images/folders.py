@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from src_py.images.decoding import Skipped, decode_in_threads, none_readable
 from src_py.images.files import read_square_and_header, shrink
-from src_py.images.finding import holds_images, survey
+from src_py.images.finding import folders_in, holds_images, survey
 from src_py.images.image_set import ImageSet
 from src_py.images.kinds import readable_extensions, readable_formats
 from src_py.images.ranges import RangeFinder, Ranges, sort_of, stored_range
 from src_py.images.statistics import histogram, mean_std_of_histogram
+from src_py.images.tars import is_in_shards, state_of
 from src_py.run import records
 from src_py.run.arrays import load_array, quick_digest
 from src_py.run.errors import UserError
@@ -71,11 +72,11 @@ def facts_type(channels: int) -> np.dtype:
 def require_folder(root: Path) -> None:
     """
     Raises:
-        UserError: unless `root` is a folder.
+        UserError: unless `root` is a folder, or stands for shards.
     """
-    if not root.is_dir():
+    if not (root.is_dir() or is_in_shards(root)):
         problem = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {problem}: give a folder of images with --data")
+        raise UserError(f"{root} {problem}: give a folder of images with --data, or a .tar file")
 
 
 def split_folder(root: Path, split: str) -> Path | None:
@@ -85,9 +86,7 @@ def split_folder(root: Path, split: str) -> Path | None:
     lone `train` beside `car` and `boat` is a kind of vehicle. Case and longer forms of these names
     (Training) do not matter.
     """
-    if not root.is_dir():
-        return root if split == "train" else None
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = folders_in(root)
     train, test = _first_with_images(folders, TRAIN_NAMES), _first_with_images(folders, TEST_NAMES)
     divided = train is not None and (
         test is not None or all(path.is_relative_to(train) for path in survey(root).images)
@@ -142,8 +141,7 @@ def file_states(root: Path, paths: list[Path]) -> list[FileState]:
     states = []
     for path in paths:
         try:
-            status = path.stat()
-            told = (status.st_size, status.st_mtime_ns)
+            told = state_of(path)
         except OSError:  # removed since it was found; decoding will say so
             told = (-1, 0)
         states.append(FileState(path.relative_to(root).as_posix(), *told))

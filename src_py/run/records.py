@@ -93,6 +93,16 @@ def is_prediction(value: object) -> bool:
     )
 
 
+def is_place(value: object) -> bool:
+    """[name, offset, size]"""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and is_text(value[0])
+        and all(map(is_count, value[1:]))
+    )
+
+
 def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -194,6 +204,14 @@ CACHE = Schema(
         "lost": list_of(list_of(is_text)),
         "facts": is_text,
         "pixels": is_text,
+    }
+)
+# Of a shard: a number that changes with it, where its files lie, and which are not read, and why.
+SHARD = Schema(
+    {
+        "version": is_count,
+        "files": list_of(is_place),
+        "refused": list_of(list_of(is_text)),
     }
 )
 MOVES = Schema({"moves": list_of(list_of(is_text)), "predictions": list_of(is_prediction)})
