@@ -266,7 +266,7 @@ def test_wrong_places_are_refused_in_one_line(monkeypatch):
     Path("photos.tar.gz").write_bytes(b"")
     assert "or a .tar file" in refusal(lambda: read("photos.tar.gz"))
     write_tar("a-0.tar", ("a.png", png()))
-    assert "a-1.tar cannot be read (No such file" in refusal(lambda: read("a-{0..1}.tar"))
+    assert "a-1.tar cannot be read (it is not there" in refusal(lambda: read("a-{0..1}.tar"))
     assert "names more than" in refusal(lambda: read("a-{0..999999999}.tar"))
     assert "ends in .tar" in refusal(lambda: survey(Path("memory://somewhere")))
     assert "nowhere://x.tar cannot be read" in refusal(lambda: survey(Path("nowhere://x.tar")))
@@ -281,9 +281,8 @@ def test_a_shard_that_goes_away_is_no_damaged_image():
     streamed = StreamedImages(paths, 16, 3, CPU)
     Path("x.tar").unlink()
     told = refusal(lambda: list(streamed.batches([torch.arange(8)])))
-    assert "x.tar/00.png was readable when" in told and "No such file" in told
-    tars._folders.clear()
-    assert "does not exist" in refusal(lambda: read("x.tar"))
+    assert "x.tar/00.png was readable when" in told and "it is not there" in told
+    assert "x.tar cannot be read (it is not there" in refusal(lambda: read("x.tar"))
 
 
 def test_where_files_lie_is_read_once(monkeypatch):
@@ -398,7 +397,7 @@ def test_shards_train_the_folders_weights_also_after_an_interruption(
     run_script, photo_folder, tmp_path
 ):
     write_shards(photo_folder, "out", 15)
-    options = ("--width", "4", *TINY, "--epochs", "3", "--checkpoint-seconds", "0")
+    options = ("--width", "4", *TINY, "--epochs", "4", "--checkpoint-seconds", "0")
     run_script("simclr.py", "--data", photo_folder, "--run", "folder", *options)
     shards_run = ("--data", "out", "--run", "shards", "--loading", "streamed", *options)
     first = Copy([str(PROJECT / "simclr.py"), *shards_run], tmp_path)

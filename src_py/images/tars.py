@@ -161,7 +161,7 @@ def _split(path: Path) -> tuple[Path, str] | None:
         return shard, f"{folder}{path.name}"
     for shard in reversed((path, *path.parents)):
         names_one = shard.suffix == SHARD and not is_set(shard)
-        if names_one and (is_address(shard) or real(shard).is_file()):
+        if names_one and (is_address(shard) or shard in _indexes or real(shard).is_file()):
             inside = path.parts[len(shard.parts) :]
             if inside:
                 _folders[path.parent] = shard, "".join(f"{part}/" for part in inside[:-1])
@@ -254,6 +254,8 @@ def _told(shard: Path) -> Iterator[None]:
         ) from None
     except Exception as error:
         reason = getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, FileNotFoundError):
+            reason = "it is not there, or out of reach"
         raise UserError(f"{as_text(shard)} cannot be read ({reason})") from None
 
 
