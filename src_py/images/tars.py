@@ -123,7 +123,8 @@ def files_below(places: Iterable[Path]) -> Iterator[tuple[Path, str, str]]:
     """
     found = []
     for place in places:
-        shards = list(islice(members_of(place), MOST_SHARDS + 1)) if is_set(place) else [place]
+        named = members_of(place) if is_set(place) else [place]
+        shards = list(dict.fromkeys(islice(named, MOST_SHARDS + 1)))
         if len(shards) > MOST_SHARDS:
             raise UserError(f"{as_text(place)}: names more than {MOST_SHARDS:,} shards")
         found += [_split(shard) or (shard, "") for shard in shards]
