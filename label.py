@@ -70,7 +70,7 @@ def said(config: LabelConfig, cluster_names: "ClusterNames") -> "ClusterNames":
 def tell(files: "RunFiles", cluster_names: "ClusterNames") -> None:
     """Prints what is said of the clusters, and how many images a person has moved."""
     from src_py.clusters.classifier import load_corrections
-    from src_py.images.run_images import read_rows
+    from src_py.images.seen import read_rows
 
     print(f"{'cluster':<16}name")
     for group in cluster_names.groups:

@@ -112,17 +112,25 @@ def files_left(config: PredictConfig, earlier: dict[Path, "Prediction"]) -> list
 
     Args:
         earlier: what an interrupted move has placed: that nothing else is left is no mistake then.
+
+    Raises:
+        UserError: when there are none, or none that could be sorted or handed off.
     """
+    from src_py.images.tars import is_in_shards
     from src_py.output.prediction import list_files
     from src_py.run.errors import UserError
 
     asked = [path for path in config.paths if path.exists() or path not in earlier]
     try:
-        return list_files(asked, config.out) if asked else []
+        paths = list_files(asked, config.out) if asked else []
     except UserError:
         if earlier and all(path.exists() for path in asked):
             return []
         raise
+    if (config.sort or config.hand_off) and any(map(is_in_shards, paths)):
+        option = f"--sort {config.sort}" if config.sort else "--hand-off"
+        raise UserError(f"{option}: images in shards are no files: unpack the shards (tar -xf)")
+    return paths
 
 
 def show_training_images(

@@ -25,7 +25,8 @@ class RunConfig(ScriptConfig):
 
     run: str = DEFAULT_PRESET  # name of the run (default: the folder's or the preset's)
     preset: str = DEFAULT_PRESET  # settings for a known kind of images (see configs/presets.py)
-    data: Path | None = None  # folder of images, or where a built-in set is or will be downloaded
+    data: Path | None = None
+    """folder of images, .tar shards of them, or where a built-in set is or will be downloaded"""
 
     @property
     def files(self) -> RunFiles:

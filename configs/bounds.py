@@ -32,6 +32,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "image_size": (8, LARGEST_SIDE),
     "images": (32, MOST_ROWS),
     "images_per_epoch": (1, MOST_ROWS),
+    "images_per_shard": (1, MOST_ROWS),
     "learning_rate": (0, 1e4),
     "lowest": (2, 100_000),
     "merge_to": (2, 100_000),

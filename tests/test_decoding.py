@@ -2,7 +2,7 @@
 
 from src_py.images import decoding
 from src_py.images.decoding import decode_in_threads
-from src_py.images.files import UnreadableImage
+from src_py.images.opening import UnreadableImage
 
 
 def test_results_and_reasons_keep_the_order():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src_py.datasets import load_images
-from src_py.images.files import find_images
+from src_py.images.finding import find_images
 from src_py.images.loaders import (
     MEMORY_SHARE,
     ResidentImages,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src_py.run.addresses import as_text
 from src_py.run.csv_tables import path_from_cell, write_table
 from src_py.run.errors import UserError
 
@@ -99,7 +100,7 @@ class Corrections:
 
         def place(path: Path) -> tuple[str, str]:
             if path.parent not in folders:
-                folders[path.parent] = os.path.realpath(path.parent)
+                folders[path.parent] = os.path.realpath(as_text(path.parent))
             return folders[path.parent], path.name
 
         given = {place(root / name): cluster for name, cluster in self.given.items()}

@@ -12,20 +12,16 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from src_py.images.deep import Box, DeepImage
-from src_py.images.finding import find_images
 from src_py.images.memory import ByteBudget, decoding_limit
 from src_py.images.opening import (
     PIXEL_LIMIT,
     TooManyPixels,
-    UnreadableImage,
     load_pixels,
     use_image,
 )
 from src_py.images.ranges import ChooseRange, own_range
+from src_py.images.tars import file_at
 
-SMALL_SIDE = 64  # px; where images up to this side are grey, they are mostly signs, not photographs
-GREY_TOLERANCE = 8  # levels that the channels of a grey JPEG may differ by
-LOOKED_AT = 100  # images of a folder
 PART_PIXELS = 2**20  # of an image, that are converted at a time
 LARGE_PIXELS = 2**24  # of an image, that is reduced before anything else
 EIGHTH = 8  # the smallest part of its sides that a JPEG can be decoded at
@@ -66,6 +62,7 @@ def read_image(path: Path, channels: int = 3, at_least: int | None = None) -> np
 
     Raises:
         UnreadableImage: with the reason, as all readers here do.
+        UserError: when the shard that it lies in cannot be read.
     """
     image, _ = _decode(path, channels, at_least)
     return _as_array(image)
@@ -114,7 +111,7 @@ def fit_square(
 
 def read_shorter_side(path: Path) -> int:
     """The shorter side of `path` in px, from its header alone."""
-    return use_image(path, lambda image: min(image.size))
+    return use_image(file_at(path), lambda image: min(image.size))
 
 
 def read_format(path: Path) -> str:
@@ -123,28 +120,7 @@ def read_format(path: Path) -> str:
     Raises:
         UnreadableImage: when it is none of them.
     """
-    return use_image(path, lambda image: image.format or "")
-
-
-def are_small_and_grey(root: Path) -> bool:
-    """Whether the images below `root` are small, and grey whatever the files say of their channels.
-
-    Judged by up to 100 of them, spread evenly; files that cannot be read are passed over. The first
-    large or coloured one ends it, so that a folder of photographs costs no more than its listing.
-    """
-    paths = find_images(root)
-    looked_at = 0
-    for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
-        try:
-            if read_shorter_side(path) > SMALL_SIDE:
-                return False
-            pixels = read_image(path)  # (H, W, 3)
-        except UnreadableImage:
-            continue
-        if (pixels.max(axis=2).astype(int) - pixels.min(axis=2) > GREY_TOLERANCE).any():
-            return False
-        looked_at += 1
-    return looked_at > 0
+    return use_image(file_at(path), lambda image: image.format or "")
 
 
 def _decode(
@@ -179,7 +155,7 @@ def _decode(
             flat = _flat(image, cut, mode, _reduction(image.size, at_least))
             return (flat if turn is None else flat.transpose(turn)), header
 
-    return use_image(path, use)
+    return use_image(file_at(path), use)
 
 
 def _draft(image: ImageFile, at_least: int | None) -> None:

@@ -5,7 +5,7 @@ Only what is hidden (.git, .DS_Store, ._photo.jpg) is, as a file manager does.
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ from src_py.images.kinds import (
     readable_extensions,
     starts_like_an_image,
 )
+from src_py.images.tars import file_at, files_below, is_in_shards
+from src_py.run.addresses import SHARD
 
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 
@@ -41,20 +43,50 @@ def find_images(root: Path) -> list[Path]:
 
 
 def holds_images(root: Path) -> bool:
-    """Whether there is an image below `root`."""
-    return any(isinstance(found, Path) for found in _walk(root))
+    """Whether there is an image below `root`, a file of its own or one in a shard."""
+    return holds_image_files(root) or bool(survey(root).images)
+
+
+def holds_image_files(root: Path) -> bool:
+    """Whether an image below `root` is a file of its own."""
+    return any(isinstance(found, Path) and not _is_shard(found) for found in _walk(root))
+
+
+def folders_in(root: Path) -> list[Path]:
+    """The folders directly in `root`, which may be missing; of shards those with images."""
+    if is_in_shards(root):
+        inside = (path.relative_to(root).parts for path in survey(root).images)
+        return sorted({root / first for first, *others in inside if others})
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
 def survey(root: Path) -> Found:
     """All images below `root`, readable here or not, and what else lies there.
 
     A missing `root` gives nothing. Linked folders are followed, but no real folder is entered
-    twice. Files without an extension are images when they begin like one.
+    twice. Files without an extension are images when they begin like one. Shards are entered where
+    they are what `root` names, and in a folder that has no other images.
     """
+    if is_in_shards(root):
+        return _gathered(_walk_shards([root]))
+    found = _gathered(_walk(root))
+    images = [path for path in found.images if not _is_shard(path)]
+    shards = [path for path in found.images if _is_shard(path)]
+    if images or not shards:
+        return found._replace(images=images, others=found.others + Counter({SHARD: len(shards)}))
+    inside = _gathered(_walk_shards(shards))
+    left_out = found.left_out + inside.left_out
+    return Found(inside.images, left_out, found.others + inside.others)
+
+
+Item = Path | tuple[Path, str] | str  # an image; a picture left out, and why; another's extension
+
+
+def _gathered(items: Iterable[Item]) -> Found:
     images: list[Path] = []
     left_out: list[tuple[Path, str]] = []
     others: Counter[str] = Counter()
-    for found in _walk(root):
+    for found in items:
         if isinstance(found, Path):
             images.append(found)
         elif isinstance(found, tuple):
@@ -65,8 +97,21 @@ def survey(root: Path) -> Found:
     return Found(images, sorted(left_out, key=lambda item: item[0].parts), others)
 
 
-def _walk(root: Path) -> Iterator[Path | tuple[Path, str] | str]:
-    """Yields an image's path; path and reason of a picture left out; another file's extension."""
+def _walk_shards(shards: list[Path]) -> Iterator[Item]:
+    """What lies in shards, but for what is hidden there."""
+    for shard, name, refusal in files_below(shards):
+        if not refusal and any(map(_is_hidden, name.split("/"))):
+            continue
+        path = Path(f"{shard}/{name}")  # whatever root or drive a name begins with
+        extension = extension_of(path.name)
+        if not refusal:
+            yield _what_is(path)
+        else:
+            yield (path, refusal) if extension in IMAGE_EXTENSIONS else extension
+
+
+def _walk(root: Path) -> Iterator[Item]:
+    """What lies below a folder, shards among the images."""
     visited: set[str] = set()
     pending = deque([Path(root)])
     while pending:
@@ -95,20 +140,29 @@ def _walk(root: Path) -> Iterator[Path | tuple[Path, str] | str]:
                 add = pending.append if entry.is_symlink() else pending.appendleft
                 add(folder / entry.name)
             else:
-                yield _what_is(entry, folder / entry.name)
+                yield _what_stands(entry, folder / entry.name)
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def _what_is(entry: os.DirEntry[str], path: Path) -> Path | tuple[Path, str] | str:
-    """As _walk yields it, of a file, or of what stands in the place of one."""
-    extension = extension_of(entry.name)
-    is_picture = extension in IMAGE_EXTENSIONS
+def _is_shard(path: Path) -> bool:
+    return path.suffix == SHARD
+
+
+def _what_stands(entry: os.DirEntry[str], path: Path) -> Item:
+    """What an entry of a folder is, a file or what stands in the place of one."""
     if not entry.is_file():
-        return (path, "not a regular file") if is_picture else extension
-    if is_picture or (not extension and starts_like_an_image(path)):
+        extension = extension_of(entry.name)
+        return (path, "not a regular file") if extension in IMAGE_EXTENSIONS else extension
+    return path if _is_shard(path) else _what_is(path)
+
+
+def _what_is(path: Path) -> Item:
+    """What a file is, by its name, or by how it begins where that does not tell."""
+    extension = extension_of(path.name)
+    if extension in IMAGE_EXTENSIONS or (not extension and starts_like_an_image(file_at(path))):
         return path
     if extension in OTHER_PICTURES:
         return path, f"{extension} files are not read: convert it, for instance to PNG"

@@ -5,8 +5,9 @@ An image under a wrong extension, or under none, is still read, as long as it is
 """
 
 import functools
+import io
 import re
-from pathlib import Path
+from typing import IO, Literal, Protocol
 
 from PIL import Image, features
 
@@ -57,6 +58,15 @@ OTHER_STARTS = (
 )
 
 
+class Openable(Protocol):
+    """A file's path, or what stands for one."""
+
+    @property
+    def suffix(self) -> str: ...
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
+
+
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
     """The entries of FORMATS that this installation of Pillow can open."""
@@ -77,27 +87,28 @@ def extension_of(name: str) -> str:
     return extension if stem and EXTENSION.fullmatch(extension) else ""
 
 
-def starts_like_an_image(path: Path) -> bool:
+def starts_like_an_image(file: Openable) -> bool:
     """Whether a file's first bytes are those of one of FORMATS; False where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return IMAGE_STARTS.match(file.read(FIRST_BYTES)) is not None
+        with file.open("rb") as opened:
+            return IMAGE_STARTS.match(opened.read(FIRST_BYTES)) is not None
     except OSError:
         return False
 
 
-def is_targa(path: Path) -> bool:
+def is_targa(file: Openable) -> bool:
     """Whether a file may be taken for Targa, which has no first bytes of its own: by its
     extension, or by the footer of its second version."""
-    if path.suffix.lower() in TARGA_EXTENSIONS:
+    if file.suffix.lower() in TARGA_EXTENSIONS:
         return True
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - len(TARGA_FOOTER)))
-        return file.read() == TARGA_FOOTER
+    with file.open("rb") as opened:
+        size = opened.seek(0, io.SEEK_END)
+        opened.seek(max(0, size - len(TARGA_FOOTER)))
+        return opened.read() == TARGA_FOOTER
 
 
-def other_kind(path: Path) -> str | None:
+def other_kind(file: Openable) -> str | None:
     """What a file that is no image of FORMATS is, in a few words, where its first bytes tell."""
-    with path.open("rb") as file:
-        start = file.read(FIRST_BYTES)
+    with file.open("rb") as opened:
+        start = opened.read(FIRST_BYTES)
     return next((kind for pattern, kind in OTHER_STARTS if pattern.match(start)), None)

@@ -19,6 +19,7 @@ from src_py.images.files import read_square
 from src_py.images.memory import ByteBudget, decoding_limit, machine_memory
 from src_py.images.opening import UnreadableImage
 from src_py.images.ranges import Ranges, stored_range
+from src_py.run.addresses import as_text
 from src_py.run.distributed import ALONE, World
 from src_py.run.errors import UserError
 from src_py.run.hardware import available_cores
@@ -166,8 +167,8 @@ class _SquareFiles(Dataset[Tensor | str]):
         try:
             choose = stored_range(self.ranges)
             return torch.from_numpy(read_square(path, self.image_size, self.channels, choose))
-        except UnreadableImage as error:
-            return f"{path} was readable when the run was begun and is no more ({error})"
+        except (UnreadableImage, UserError) as error:
+            return f"{as_text(path)} was readable when the run was begun and is no more ({error})"
 
 
 Images = TypeVar("Images", bound="ImageLoader")

@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from src_py.images.kinds import is_targa, other_kind, readable_formats
+from src_py.images.kinds import Openable, is_targa, other_kind, readable_formats
 
 PIXEL_LIMIT = 178_956_970  # beyond it Pillow's own limit refuses an image as a bomb
 LARGEST_TEXT = 16 * 2**20  # bytes of one text or colour profile of a PNG, unpacked
@@ -66,8 +66,8 @@ class Damaged(Exception):
     """What Pillow would not notice: a picture of which a part is missing. In plain words."""
 
 
-def use_image(path: Path, use: Callable[[ImageFile], Result]) -> Result:
-    """What `use` makes of the opened, not yet decoded image in `path`.
+def use_image(file: Openable, use: Callable[[ImageFile], Result]) -> Result:
+    """What `use` makes of the opened, not yet decoded image in `file`.
 
     Raises:
         UnreadableImage: whatever goes wrong: decoders answer damaged data with almost any
@@ -76,16 +76,16 @@ def use_image(path: Path, use: Callable[[ImageFile], Result]) -> Result:
     """
     try:
         try:
-            with _open(path) as image:
+            with _open(file) as image:
                 return use(image)
         except Exception:
-            bare = _bare_png(path)
+            bare = _bare_png(file)
             if bare is None:
                 raise
             with Image.open(io.BytesIO(bare), formats=("PNG",)) as image:
                 return use(image)
     except Exception as error:
-        raise UnreadableImage(_reason(path, error)) from error
+        raise UnreadableImage(_reason(file, error)) from error
 
 
 def load_pixels(image: ImageFile) -> None:
@@ -103,20 +103,21 @@ def load_pixels(image: ImageFile) -> None:
     _require_whole(image, lambda: _content(source))
 
 
-def _open(path: Path) -> ImageFile:
-    if stat.S_ISFIFO(os.stat(path).st_mode):
+def _open(file: Openable) -> ImageFile:
+    if isinstance(file, Path) and stat.S_ISFIFO(os.stat(file).st_mode):
         raise Damaged("not a regular file")  # to open a pipe is to wait for its writer
+    source = file if isinstance(file, Path) else file.open("rb")
     try:
-        image = Image.open(path, formats=readable_formats())
+        image = Image.open(source, formats=readable_formats())
     except UnidentifiedImageError:
-        if not is_targa(path):
+        if not is_targa(file):
             raise
-        return Image.open(path, formats=("TGA",))
+        return Image.open(source, formats=("TGA",))
     except Image.DecompressionBombError:
-        with path.open("rb") as file:
-            if file.read(len(JPEG_START)) != JPEG_START:
+        with file.open("rb") as opened:
+            if opened.read(len(JPEG_START)) != JPEG_START:
                 raise
-        image = JpegImageFile(path)  # it can be decoded at an eighth of its size
+        image = JpegImageFile(source)  # it can be decoded at an eighth of its size
     if isinstance(image, JpegImageFile):
         return _with_an_end(image)
     return image
@@ -125,16 +126,16 @@ def _open(path: Path) -> ImageFile:
 # --- PNG -----------------------------------------------------------------------------------------
 
 
-def _bare_png(path: Path) -> bytes | None:
+def _bare_png(file: Openable) -> bytes | None:
     """A PNG without what is no pixel, where that may be what is wrong with it; None for others.
 
     Critical chunks stay as they are, so that damage to pixels is still found.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(len(PNG_START)) != PNG_START:
+        with file.open("rb") as opened:
+            if opened.read(len(PNG_START)) != PNG_START:
                 return None
-            chunks = list(_sound_chunks(file.read()))
+            chunks = list(_sound_chunks(opened.read()))
     except OSError:
         return None
     return PNG_START + b"".join(chunks)
@@ -182,7 +183,7 @@ def _with_an_end(image: JpegImageFile) -> JpegImageFile:
 def _last_bytes(file: IO[bytes]) -> bytes:
     """The last PADDING bytes; where the system can, without moving in the file, whose beginning
     would have to be read again."""
-    if hasattr(os, "pread"):
+    if hasattr(os, "pread") and not isinstance(file, io.BytesIO):
         start = os.fstat(file.fileno()).st_size - PADDING
         return os.pread(file.fileno(), PADDING, max(0, start))
     file.seek(0, io.SEEK_END)
@@ -266,10 +267,10 @@ def _has_all_scans(content: bytes) -> bool:
 # --- reasons -------------------------------------------------------------------------------------
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Why `path` could not be read, in one line."""
+def _reason(file: Openable, error: Exception) -> str:
+    """Why `file` could not be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
-        return _not_an_image(path)
+        return _not_an_image(file)
     if isinstance(error, Image.DecompressionBombError | TooManyPixels):
         return f"more than {PIXEL_LIMIT // 10**6} megapixels"
     if isinstance(error, MemoryError):
@@ -286,10 +287,11 @@ def _reason(path: Path, error: Exception) -> str:
     return f"damaged, or of a kind that is not read ({text or type(error).__name__})"
 
 
-def _not_an_image(path: Path) -> str:
-    if path.stat().st_size == 0:
-        return "empty file"
-    kind = other_kind(path)
+def _not_an_image(file: Openable) -> str:
+    with file.open("rb") as opened:
+        if not opened.read(1):
+            return "empty file"
+    kind = other_kind(file)
     if kind is not None:
         return f"not an image of a kind that is read, but {kind}"
     return "not an image, or of a kind that Pillow cannot read"

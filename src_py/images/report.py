@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from src_py.images.ranges import DARK, DEEP_RGB, Ranges
+from src_py.images.tars import file_at
 
 # Pillow's names of pixel modes, in words.
 MODE_NAMES = {
@@ -159,7 +160,7 @@ def find_equal_files(paths: list[Path], thumbnails: np.ndarray) -> np.ndarray:
 def _content(path: Path) -> bytes:
     """A digest of a file's bytes; of a file that is gone by now, one of its own."""
     try:
-        with path.open("rb") as file:
+        with file_at(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return bytes(path)

@@ -15,6 +15,7 @@ from configs.presets import Preset
 from src_py.datasets import choose_image_size, load_images, needed_root
 from src_py.images.decoding import Skipped
 from src_py.images.disk_space import bytes_written, require_disk_space
+from src_py.images.finding import holds_image_files
 from src_py.images.folders import NoReadableImage, pixels_digest
 from src_py.images.image_set import DataSettings, ImageSet
 from src_py.images.loaders import (
@@ -31,6 +32,7 @@ from src_py.images.report import (
     describe_ranges,
     find_duplicates,
 )
+from src_py.images.seen import read_rows
 from src_py.images.splits import (
     describe_classes,
     folder_files,
@@ -39,7 +41,7 @@ from src_py.images.splits import (
 )
 from src_py.images.statistics import measure_mean_std
 from src_py.run import records
-from src_py.run.csv_tables import path_from_cell, write_table
+from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
 from src_py.run.files import DOWNLOAD_FOLDER, RunFiles
 from src_py.run.hardware import Hardware
@@ -231,17 +233,6 @@ def require_enough_images(images: int, clusters: int) -> None:
         )
 
 
-def read_rows(files: RunFiles) -> list[str]:
-    """The image of each row of features.npy and neighbors.npy.
-
-    Raises:
-        UserError: naming the command when they have not been made, or are damaged.
-    """
-    rows = files.made(files.rows, "extract_features")
-    with rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [path_from_cell(row["path"]) for row in csv.DictReader(file)]
-
-
 def require_mined(files: RunFiles, opened: OpenedImages) -> None:
     """
     Raises:
@@ -263,12 +254,12 @@ def require_mined(files: RunFiles, opened: OpenedImages) -> None:
 
 def _source(config: SimCLRConfig, preset: Preset) -> tuple[str, Path | None]:
     """A folder of image files is read as one, whatever the preset: it then tells only the
-    options. A folder that holds the preset's own format stays with the preset."""
+    options. A folder that holds the preset's own format, or shards, stays with the preset."""
     if config.data is None:
         if preset.source == "folder":
             raise UserError(f"--preset {config.preset} needs the folder: add --data DIR")
         return preset.source, None if preset.source == "digits" else DOWNLOAD_FOLDER.resolve()
-    if preset.source == "folder" or not config.data.is_dir() or folder_files(config.data, "train"):
+    if preset.source == "folder" or not config.data.is_dir() or holds_image_files(config.data):
         return "folder", config.data
     return preset.source, config.data
 

@@ -1,13 +1,27 @@
-"""Which images of a run frozen weights have seen, by their pixels."""
+"""Which image each row of a run's features is, by its name, and by its pixels."""
+
+import csv
 
 from src_py.images.folders import cached_digests, pixels_digest
-from src_py.images.run_images import read_rows
+from src_py.run.csv_tables import path_from_cell
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 
 
+def read_rows(files: RunFiles) -> list[str]:
+    """The image of each row of features.npy and neighbors.npy.
+
+    Raises:
+        UserError: naming the command when they have not been made, or are damaged.
+    """
+    rows = files.made(files.rows, "extract_features")
+    with rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [path_from_cell(row["path"]) for row in csv.DictReader(file)]
+
+
 def rows_by_pixels(files: RunFiles) -> dict[bytes, int]:
-    """The row of features.npy of every image of a run, by its `folders.pixel_digest`.
+    """The row of features.npy of every image of a run, by its `folders.pixel_digest`: what frozen
+    weights have seen.
 
     Empty where the digests are not kept, or are not those of the mining.
     """

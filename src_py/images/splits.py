@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src_py.images.finding import holds_images, survey
+from src_py.images.finding import folders_in, holds_images, survey
+from src_py.images.tars import is_in_shards, state_of
 from src_py.run.errors import UserError
 
 TRAIN_NAMES = ("train", "training")
@@ -17,11 +18,11 @@ MOST_NAMED = 5  # missing classes, in a line
 def require_folder(root: Path) -> None:
     """
     Raises:
-        UserError: unless `root` is a folder.
+        UserError: unless `root` is a folder, or stands for shards.
     """
-    if not root.is_dir():
+    if not (root.is_dir() or is_in_shards(root)):
         problem = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {problem}: give a folder of images with --data")
+        raise UserError(f"{root} {problem}: give a folder of images with --data, or a .tar file")
 
 
 def split_folder(root: Path, split: str) -> Path | None:
@@ -31,9 +32,7 @@ def split_folder(root: Path, split: str) -> Path | None:
     lone `train` beside `car` and `boat` is a kind of vehicle. Case and longer forms of these names
     (Training) do not matter.
     """
-    if not root.is_dir():
-        return root if split == "train" else None
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = folders_in(root)
     train, test = _first_with_images(folders, TRAIN_NAMES), _first_with_images(folders, TEST_NAMES)
     divided = train is not None and (
         test is not None or all(path.is_relative_to(train) for path in survey(root).images)
@@ -76,7 +75,7 @@ def describe_classes(root: Path, classes: Sequence[str]) -> list[str]:
     """
     lines = []
     for folder in _divided(root) if classes else []:
-        there = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
+        there = {path.name for path in folders_in(folder) if path.name[0] != "."}
         missing = [name for name in classes if not holds_images(folder / name)]
         lines.append(
             f"{len(classes) - len(missing)} class folders of {folder.name}/ are read, as the "
@@ -122,8 +121,7 @@ def file_states(root: Path, paths: list[Path]) -> list[FileState]:
     states = []
     for path in paths:
         try:
-            status = path.stat()
-            told = (status.st_size, status.st_mtime_ns)
+            told = state_of(path)
         except OSError:  # removed since it was found; decoding will say so
             told = (-1, 0)
         states.append(FileState(path.relative_to(root).as_posix(), *told))

@@ -26,9 +26,11 @@ from src_py.images.folders import pixel_digest
 from src_py.images.image_set import DataSettings
 from src_py.images.loaders import ImageLoader, ResidentImages, ordered_batches
 from src_py.images.ranges import Range, stored_range
+from src_py.images.tars import is_in_shards
 from src_py.inference import folded, infer
 from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
+from src_py.run.addresses import as_text
 from src_py.run.arrays import load_features
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
@@ -60,7 +62,7 @@ def list_files(paths: Iterable[Path], out: Path) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() or is_in_shards(path):
             found += _survey_outside(path, out).images
         elif path.is_file():
             found.append(path)
@@ -75,9 +77,9 @@ def list_files(paths: Iterable[Path], out: Path) -> list[Path]:
 
 def list_left_out(paths: Iterable[Path], out: Path) -> Skipped:
     """Path and reason of the pictures below the folders named that are not even opened."""
-    folders = [path for path in paths if path.is_dir()]
+    folders = [path for path in paths if path.is_dir() or is_in_shards(path)]
     found = [item for path in folders for item in _survey_outside(path, out).left_out]
-    return [(str(path), reason) for path, reason in found]
+    return [(as_text(path), reason) for path, reason in found]
 
 
 def _survey_outside(folder: Path, out: Path) -> Found:
@@ -247,7 +249,7 @@ def classify_files(
             squares = world.gathered(list(islice(decoding, part.stop - part.start)))
             decoded = list(zip(block, squares, strict=True))
             progress.update(len(decoded))
-            skipped += [(str(path), image) for path, image in decoded if isinstance(image, str)]
+            skipped += [(as_text(path), image) for path, image in decoded if isinstance(image, str)]
             readable = [(path, image) for path, image in decoded if not isinstance(image, str)]
             if not readable:
                 continue
@@ -259,7 +261,7 @@ def classify_files(
             said = np.array([given.get(path, NOTHING_SAID) for path, _ in readable])
             apart = correct(apart, said, cluster_names.clusters)
             if shown is not None:
-                shown.add([str(path) for path, _ in readable], images.images, features, apart)
+                shown.add([as_text(path) for path, _ in readable], images.images, features, apart)
             probabilities = cluster_names.merged(apart)
             predictions += [
                 Prediction(path, cluster, cluster_names.name_of(cluster), float(row[cluster]))

@@ -18,6 +18,7 @@ from src_py.images.files import (
     read_square,
 )
 from src_py.images.loaders import ImageLoader
+from src_py.images.tars import File, file_at
 from src_py.output.thumbnails import thumbnail
 
 SIDE = 160  # px of a thumbnail
@@ -73,7 +74,7 @@ class ServedImages:
                 self._kept_bytes -= len(self._kept.popitem(last=False)[1])
         return found
 
-    def original(self, row: int) -> tuple[Path | bytes, str]:
+    def original(self, row: int) -> tuple[File | bytes, str]:
         """The file of an image, or what a browser can show in its place, and its content type.
 
         Raises:
@@ -84,7 +85,7 @@ class ServedImages:
         path = self._root / self._names[row]
         kind = read_format(path)
         if kind in TYPES:
-            return path, TYPES[kind]
+            return file_at(path), TYPES[kind]
         with self._decoding:
             return _as_jpeg(Image.fromarray(read_image(path, at_least=LARGEST_SHOWN))), TYPES[
                 "JPEG"

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from src_py.run.addresses import as_text
 from src_py.run.files import write_atomically
 
 FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -37,7 +38,8 @@ def path_from_cell(cell: str) -> str:
 
 def _inert(column: str, cell: object) -> object:
     """What a table holds in the place of a cell that a spreadsheet would calculate."""
+    cell = as_text(cell) if isinstance(cell, Path) else cell
     text = str(cell)
-    if not isinstance(cell, str | Path) or not text.startswith(FORMULA_MARKS):
+    if not isinstance(cell, str) or not text.startswith(FORMULA_MARKS):
         return cell
     return f"{HERE if column in PATH_COLUMNS else APOSTROPHE}{text}"

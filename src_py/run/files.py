@@ -1,15 +1,13 @@
 """Where the files of one run live, and how they are written so that none is ever half there."""
 
-import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from src_py.run import records
 from src_py.run.errors import UserError
 from src_py.run.records import Damaged, Schema
-from src_py.run.stages import CORRECTIONS_FILE, PRETEXTS, STAGES
+from src_py.run.stages import CHECKPOINT_ROOT, CORRECTIONS_FILE, PRETEXTS, STAGES
+from src_py.run.writing import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
     from _typeshed import DataclassInstance
 
-CHECKPOINT_ROOT = Path("ckp")
 LOG_ROOT = Path("logs")
 DOWNLOAD_FOLDER = Path("data")  # of the sets that have names
 
@@ -270,28 +268,6 @@ def settings_digest(settled: dict[str, Any] | None) -> str:
     """Of how a run sees its images; the folder may move."""
     settings = {} if settled is None else settled["settings"] | {"root": None}
     return records.digest(settings)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(temporary)` and moves the result to `path`, making folders that are missing.
-
-    A crash leaves either the old file or the new one, never a part.
-
-    Raises:
-        OSError: naming `path`, when it cannot be written.
-    """
-    # The suffix is kept because numpy and matplotlib choose or add one by the name.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or f"{error}: is the disk full?"
-        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

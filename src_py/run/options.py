@@ -26,6 +26,7 @@ from configs.presets import (
     PRESETS,
     SMALL_GREY_PRESET,
 )
+from src_py.run.addresses import located, short_name
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.files import DOWNLOAD_FOLDER, FREE_OPTIONS, RunFiles
 from src_py.run.launch import is_left_alone, launched_as
@@ -220,7 +221,7 @@ def _choose_run(script: str, early: Early) -> dict[str, Any]:
     for name in ("run", "data"):
         if getattr(early, name) == "":
             raise UserError(f"--{name}: is empty")
-    folder = Path(early.data).resolve().name if early.data else None
+    folder = short_name(Path(early.data)) if early.data else None
     run = early.run or (folder if early.preset is None else early.preset) or DEFAULT_PRESET
     if not _is_folder_name(run):
         raise UserError(
@@ -263,7 +264,7 @@ def _require_same_images(files: RunFiles, settled: dict[str, Any], typed: str) -
     Raises:
         UserError: when a folder is neither the run's nor holds the same files.
     """
-    settings, folder = settled["settings"], Path(typed).expanduser().resolve()
+    settings, folder = settled["settings"], located(Path(typed))
     root = settings["root"] or settings["source"]
     if root == str(folder):
         return
@@ -279,10 +280,11 @@ def _difference(files: RunFiles, settled: dict[str, Any], folder: Path) -> str:
     """What a folder that is not the run's holds else, in words; "" where it holds the same."""
     if settled["settings"]["source"] != "folder":
         return "and the set is not one of files"
-    if not folder.is_dir():
-        return "which is not there"
     from src_py.images.splits import file_states, folder_files, listing
+    from src_py.images.tars import is_in_shards
 
+    if not (folder.is_dir() or is_in_shards(folder)):
+        return "which is not there"
     paths = folder_files(folder, "train", settled["settings"].get("classes", ())) or []
     mined = files.record("extract_features") or {}
     states = [settled["images"], *([mined["images"]] if "images" in mined else [])]
@@ -300,7 +302,7 @@ def _preset_of(folder: str | None, is_told: bool) -> str:
     """
     if folder is None:
         return DEFAULT_PRESET
-    from src_py.images.files import are_small_and_grey
+    from src_py.images.small_grey import are_small_and_grey
 
     if not are_small_and_grey(Path(folder).expanduser()):
         return FOLDER_PRESET
@@ -353,7 +355,7 @@ def _folder(config: RunConfig, script: str) -> Path | None:
     # Where a set was downloaded is no choice of its own.
     if config.data is None and root is not None and Path(root) != DOWNLOAD_FOLDER.resolve():
         return Path(root)
-    return None if config.data is None else config.data.expanduser().resolve()
+    return None if config.data is None else located(config.data)
 
 
 def _run_tyro(defaults: Config, arguments: list[str], description: str | None) -> Config:

@@ -100,6 +100,16 @@ def is_stored_part(value: object) -> bool:
     )
 
 
+def is_place(value: object) -> bool:
+    """[name, offset, size]"""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and is_text(value[0])
+        and all(map(is_count, value[1:]))
+    )
+
+
 def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -204,6 +214,14 @@ CACHE = Schema(
     }
 )
 MINING = Schema({"made_of": is_digest, "random": is_text, "parts": list_of(is_stored_part)})
+# Of a shard: a number that changes with it, where its files lie, and which are not read, and why.
+SHARD = Schema(
+    {
+        "version": is_count,
+        "files": list_of(is_place),
+        "refused": list_of(list_of(is_text)),
+    }
+)
 MOVES = Schema({"moves": list_of(list_of(is_text)), "predictions": list_of(is_prediction)})
 SWITCH = Schema({"moves": list_of(list_of(is_text)), "removed": list_of(is_text)})
 

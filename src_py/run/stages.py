@@ -1,7 +1,9 @@
 """The stages of a run: what each leaves, what it is made from, and its part of the minutes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+CHECKPOINT_ROOT = Path("ckp")  # has a folder for each run
 LABELS_FILE = "labels.json"  # in ckp/<run>/; see clusters/names.py
 CORRECTIONS_FILE = "corrections.csv"  # see clusters/corrections.py
 

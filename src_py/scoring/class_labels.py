@@ -12,6 +12,8 @@ from configs.imagenet import class_words
 from src_py.datasets import digits_rows, find_idx, needed_root, open_torchvision_set, read_idx
 from src_py.images.finding import find_images
 from src_py.images.splits import split_folder
+from src_py.images.tars import is_in_shards
+from src_py.run.addresses import SHARD
 from src_py.run.errors import UserError
 
 STL10_CLASSES = (
@@ -75,9 +77,12 @@ def _folder_labels(
 
 
 def _class_of(path: Path, folder: Path) -> str | None:
-    """The first folder below `folder` on the way to `path`, None if it lies in `folder` itself."""
-    parts = path.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else None
+    """The first folder below `folder` on the way to `path`, None if it lies in `folder` itself. A
+    shard is no folder of a class."""
+    first, *others = path.relative_to(folder).parts
+    if others and first.endswith(SHARD) and is_in_shards(folder / first):
+        first, *others = others
+    return first if others else None
 
 
 def _set_labels(source: str, root: Path | None, split: str) -> tuple[ArrayLike, list[str]]:
