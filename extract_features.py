@@ -28,6 +28,7 @@ def main(config: ExtractFeaturesConfig) -> None:
         Neighbors,
         are_all_alike,
         find_neighbors,
+        help_find_neighbors,
         neighbor_statistics,
         with_directions,
     )
@@ -82,6 +83,7 @@ def main(config: ExtractFeaturesConfig) -> None:
         batches = infer(backbone, *seen, first)
     if mining is None:  # it has its part in each batch, and keeps none
         deque(batches, maxlen=0)
+        help_find_neighbors(files.mining, world)
         return
     mining.store(watched(batches, count, "features", first), generator)
     features = mining.array("features")  # (N, D)
@@ -97,11 +99,17 @@ def main(config: ExtractFeaturesConfig) -> None:
         with torch.no_grad():
             searched = model.projection_head.cpu()(searched)  # (N, 128)
     compared = with_directions(condition(searched, config.components, mining.folder).numpy())
-    share = launched_as().local_size  # of the cores; the other processes only wait
+    share = launched_as().local_size  # of the cores, as long as the other processes wait
     threads = share * available_cores() if world.size > 1 else None
     neighbors = Neighbors(mining.array("neighbors"), mining.array("similarity"))
     find_neighbors(
-        compared, config.neighbors, threads, found=neighbors, scratch=mining.folder, say=print
+        compared,
+        config.neighbors,
+        threads,
+        found=neighbors,
+        folder=mining.folder,
+        say=print,
+        world=world,
     )
     for name, value in neighbor_statistics(*neighbors).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")

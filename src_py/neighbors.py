@@ -8,6 +8,7 @@ very rows. What that takes on two cores is in docs/speed.md.
 """
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from src_py.mining.inverted_lists import FEWEST_PER_CENTROID, InvertedLists, Workspace
 from src_py.mining.ranking import cosine_similarity, rank
+from src_py.run.distributed import ALONE, World
 
 LARGEST_EXACT = 100_000  # rows; the exact search is quadratic
 # Above, rows without any clusters to go by are searched as broadly as memory allows: to compare all
@@ -36,6 +38,7 @@ BLOCK = 8192  # rows at once: faiss is fastest with a few thousand queries
 GATHERED = 2**22  # neighbors' neighbors at once
 SAME_DIRECTION = 1e-6  # largest difference of any coordinate, at length 1
 DUPLICATE = 1 - 1e-6  # cosine similarity above which two rows count as the same
+LISTS_AT_ONCE = 64  # of each process, until they exchange what they have found
 UNKNOWN = -1  # in the place of a neighbor that has yet to be found
 
 
@@ -58,6 +61,22 @@ class Neighbors(NamedTuple):
     def put(self, rows: np.ndarray, indices: np.ndarray, similarity: np.ndarray) -> None:
         self.similarity[rows] = similarity  # first: known is what has both
         self.indices[rows] = indices
+
+
+class ListSearch(NamedTuple):
+    """
+    Attributes:
+        lists: that have rows whose neighbors have yet to be found.
+        rows: how many such rows there are.
+        k: neighbors of each.
+        breadth, wanted: see InvertedLists.search.
+    """
+
+    lists: list[int]
+    rows: int
+    k: int
+    breadth: int
+    wanted: int
 
 
 def l2_normalize(features: np.ndarray) -> np.ndarray:
@@ -110,8 +129,9 @@ def find_neighbors(
     threads: int | None = None,
     exact: bool | None = None,
     found: Neighbors | None = None,
-    scratch: Path | None = None,
+    folder: Path | None = None,
     say: Callable[[str], None] | None = None,
+    world: World = ALONE,
 ) -> Neighbors:
     """The k most similar other rows of every row, by cosine similarity.
 
@@ -124,9 +144,10 @@ def find_neighbors(
         exact: True compares all pairs; False searches lists, unless the features are so few or so
             evenly spread that all pairs are faster; None is True up to 100,000 rows, False above.
         found: what an interrupted search has found: the rest of it is found, and put there.
-        scratch: folder for a temporary file as large as the features, where lists of many are
-            searched; None keeps them in memory.
+        folder: where lists are kept in files, as large as the features together, for an interrupted
+            search and for other processes; None keeps them in memory.
         say: is told how broadly lists are searched.
+        world: whose other processes call `help_find_neighbors` meanwhile.
 
     Raises:
         ValueError: if k < 1, k >= N, or l2_normalize refuses the features.
@@ -141,11 +162,28 @@ def find_neighbors(
     wanted = min(k + 1 + SURPLUS, rows)
     if exact is None:
         exact = rows <= LARGEST_EXACT
-    enough = rows >= 4 * NARROWEST * FEWEST_PER_CENTROID
+    plan = None
     with _working(threads):
-        if exact or not (enough and _search_lists(features, found, wanted, scratch, say)):
+        if not exact and rows >= 4 * NARROWEST * FEWEST_PER_CENTROID:
+            lists = InvertedLists.of(lambda some: l2_normalize(features[some]), rows, folder)
+            plan = _plan(lists, found, wanted, say)
+        world.of_the_first(plan)
+        if plan is None:
             _search_all(features, found, wanted)
+    if plan is not None:
+        alone = threads if world.size == 1 else None  # others have their share of the cores
+        with _working(alone), _bar(plan.rows) as bar:
+            for some, indices, similarity in _answers(lists, plan, world):
+                found.put(some, indices, similarity)
+                bar.update(len(some))
     return found
+
+
+def help_find_neighbors(folder: Path, world: World) -> None:
+    """What other processes do while the first one is in `find_neighbors`: a part of the search."""
+    plan = world.of_the_first(None)
+    if plan is not None:
+        deque(_answers(InvertedLists.kept_in(folder), plan, world), maxlen=0)
 
 
 def neighbor_recall(features: np.ndarray, neighbors: np.ndarray) -> float:
@@ -293,19 +331,13 @@ def _search_all(features: np.ndarray, found: Neighbors, wanted: int) -> None:
             bar.update(len(queries))
 
 
-def _search_lists(
-    features: np.ndarray,
-    found: Neighbors,
-    wanted: int,
-    scratch: Path | None,
-    say: Callable[[str], None] | None,
-) -> bool:
-    """Compares the rows of each list with those around. False where all pairs are better
-    compared: of small sets, and of features without clusters."""
-    lists = InvertedLists.of(lambda rows: l2_normalize(features[rows]), len(features), scratch)
+def _plan(
+    lists: InvertedLists, found: Neighbors, wanted: int, say: Callable[[str], None] | None
+) -> ListSearch | None:
+    """None where all pairs are better compared: of few rows, and of such without clusters."""
     breadth, recall = _choose_breadth(lists, wanted)
-    if recall < RECALL_AIMED_AT and len(features) <= LARGEST_WITHOUT_CLUSTERS:
-        return False
+    if recall < RECALL_AIMED_AT and len(lists.order) <= LARGEST_WITHOUT_CLUSTERS:
+        return None
     if say:
         say(
             f"neighbors: the {breadth} lists around each of {len(lists):,} are searched, which "
@@ -313,12 +345,18 @@ def _search_lists(
         )
     left = np.flatnonzero(found.indices[lists.order, 0] == UNKNOWN)  # places
     numbers = np.unique(lists.list_of(left)).tolist()
-    sought = (found.indices.shape[1], breadth, wanted, torch.get_num_threads())
-    with _bar(len(left)) as bar:
-        for rows, *told in lists.search(numbers, *sought):
-            found.put(rows, *told)
-            bar.update(len(rows))
-    return True
+    return ListSearch(numbers, len(left), found.indices.shape[1], breadth, wanted)
+
+
+def _answers(
+    lists: InvertedLists, plan: ListSearch, world: World
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields rows, their neighbors and similarity, of the lists that all processes search."""
+    sought = (plan.k, plan.breadth, plan.wanted, torch.get_num_threads())
+    at_once = LISTS_AT_ONCE * world.size
+    for start in range(0, len(plan.lists), at_once):
+        own = plan.lists[start : start + at_once][world.rank :: world.size]
+        yield from world.gathered(list(lists.search(own, *sought)))
 
 
 def _choose_breadth(lists: InvertedLists, wanted: int) -> tuple[int, float]:

@@ -147,3 +147,12 @@ def test_one_process_exchanges_nothing():
     assert ALONE.whole(tensor, 3) is tensor
     assert ALONE.join(module) is module and type(apart(module)) is torch.nn.BatchNorm2d
     assert ALONE.slowest(None) is None and ALONE.of_the_first(3) == 3
+
+
+def test_neighbors_are_searched_by_all_processes(monkeypatch, tmp_path):
+    done = together(monkeypatch, 2, tmp_path, "tests/distributed_search.py")
+    assert [each.returncode for each in done] == [0, 0], done
+    found = [np.load(tmp_path / f"{name}.npy") for name in ("alone", "together")]
+    np.testing.assert_array_equal(*found)
+    searched = json.loads((tmp_path / "searched.json").read_text())
+    assert min(searched) > 0 and sum(searched) == 2000  # rows of each process

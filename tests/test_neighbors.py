@@ -148,7 +148,7 @@ def test_lengths_and_types_do_not_matter():
 def searches(monkeypatch):
     """Which of both searches were asked, in order."""
     asked = []
-    for name in ("_search_all", "_search_lists"):
+    for name in ("_search_all", "_answers"):
         search = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda *a, n=name, s=search: asked.append(n.lstrip("_")) or s(*a)
@@ -163,18 +163,18 @@ def test_approximate_search_reaches_its_recall(searches):
     assert neighbor_recall(features, neighbors) >= 0.95
     again, _ = find_neighbors(features, 20, exact=False, threads=2)
     np.testing.assert_array_equal(neighbors, again)
-    assert searches == 2 * ["search_lists"]
+    assert searches == 2 * ["answers"]
     assert "lists around each" in said[0]
 
 
 def test_features_without_clusters_are_searched_exactly(searches, monkeypatch):
     features = gaussian(3000, 64, seed=6)
     neighbors, _ = find_neighbors(features, 20, exact=False)
-    assert searches == ["search_lists", "search_all"]
+    assert searches == ["search_all"]
     np.testing.assert_array_equal(neighbors, find_neighbors(features, 20, exact=True)[0])
     monkeypatch.setattr(module, "LARGEST_WITHOUT_CLUSTERS", 2999)
     neighbors, similarity = find_neighbors(features, 20, exact=False)
-    assert searches[3:] == ["search_lists"]
+    assert searches[2:] == ["answers"]
     assert_contract(neighbors, similarity, 3000, 20)
 
 
@@ -193,32 +193,32 @@ def test_approximate_search_fills_rows_whose_lists_are_short(searches):
     assert np.sort(np.diff(lists.starts))[:8].sum() < 69
     neighbors, similarity = find_neighbors(features, 60, exact=False)
     assert_contract(neighbors, similarity, 3500, 60)
-    assert "search_lists" in searches
+    assert "answers" in searches
 
 
 def test_large_sets_are_searched_approximately_unless_told_otherwise(monkeypatch, searches):
-    monkeypatch.setattr(module, "LARGEST_EXACT", 700)
-    find_neighbors(gaussian(700, 4), 3)
-    find_neighbors(gaussian(701, 4), 3, exact=True)
+    monkeypatch.setattr(module, "LARGEST_EXACT", 2000)
+    find_neighbors(clustered(2000, 8), 3)
+    find_neighbors(clustered(2001, 8), 3, exact=True)
     assert searches == 2 * ["search_all"]
-    find_neighbors(gaussian(701, 4), 3)
-    assert searches[2] == "search_lists"
+    find_neighbors(clustered(2001, 8), 3)
+    assert searches[2] == "answers"
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_an_interrupted_search_goes_on(exact, searches, monkeypatch, tmp_path):
     features = clustered(3000, 16, seed=2)
-    whole = find_neighbors(features, 5, exact=exact)
+    whole = find_neighbors(features, 5, exact=exact, folder=tmp_path)
     found = Neighbors(whole.indices.copy(), whole.similarity.copy())
     found.indices[[17, 1700]] = UNKNOWN
     put, sought = Neighbors.put, []
     monkeypatch.setattr(Neighbors, "put", lambda *a: sought.extend(a[1]) or put(*a))
-    found = find_neighbors(features, 5, exact=exact, found=found, scratch=tmp_path)
+    found = find_neighbors(features, 5, exact=exact, found=found, folder=tmp_path)
     np.testing.assert_array_equal(found.indices, whole.indices)
     np.testing.assert_array_equal(found.similarity, whole.similarity)
     assert {17, 1700} <= set(sought) and len(sought) < 300
-    assert not list(tmp_path.iterdir())
-    assert searches == 2 * ["search_all" if exact else "search_lists"]
+    assert len(list(tmp_path.iterdir())) == (0 if exact else 4)  # lists, which were taken again
+    assert searches == 2 * ["search_all" if exact else "answers"]
 
 
 def test_recall_by_hand():

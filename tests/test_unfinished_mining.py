@@ -44,7 +44,7 @@ def partial(tmp_path, monkeypatch):
     torch.save(ResNet18(BackboneSpec(8, 3, small_stem=True)).state_dict(), "weights.pth")
     shown = {"data": tmp_path / "photos", "preset": "folder", "init": "weights.pth"}
     simclr.main(SimCLRConfig(**RUN, **shown))
-    return FILES.checkpoints / unfinished.FOLDER
+    return FILES.mining
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from src_py.mining.ranking import rank
-from src_py.run.scratch import scratch_array
+from src_py.run.arrays import Reserved, reserve
+from src_py.run.files import write_array
 
 ROWS_PER_CENTROID = 48  # that k-means sees: a fifth of faiss's default
 FEWEST_PER_CENTROID = 39  # or it warns
@@ -23,6 +24,7 @@ KMEANS_ITERATIONS = 8
 BLOCK = 16_384  # rows that are read and put into lists at a time
 COMPARED_AT_ONCE = 2**22  # pairs: 16 MiB of similarities
 LARGEST_GATHER = 2**28  # bytes of the rows of the lists around one
+FILES = {name: f"lists.{name}.npy" for name in ("centroids", "unit", "order", "starts")}
 
 # Row numbers (n,), ascending -> their features (n, D) float32 at length 1.
 UnitRows = Callable[[np.ndarray], np.ndarray]
@@ -45,13 +47,16 @@ class InvertedLists:
     starts: np.ndarray
 
     @staticmethod
-    def of(unit_rows: UnitRows, rows: int, scratch: Path | None = None) -> "InvertedLists":
+    def of(unit_rows: UnitRows, rows: int, folder: Path | None = None) -> "InvertedLists":
         """
         Args:
             unit_rows: reads features.
             rows: N, at least FEWEST_PER_CENTROID.
-            scratch: folder for N x D float32, where they are many; None keeps them in memory.
+            folder: where the lists are kept in files, and taken from if they are there; None keeps
+                them in memory.
         """
+        if folder is not None and (folder / FILES["order"]).exists():
+            return InvertedLists.kept_in(folder)
         centroids = _centroids(unit_rows, rows)
         count, width = centroids.shape
         workspace = Workspace()
@@ -62,10 +67,19 @@ class InvertedLists:
         starts = np.concatenate([[0], np.bincount(assigned, minlength=count).cumsum()])
         place = np.empty(rows, dtype=np.int64)
         place[order] = np.arange(rows)
-        unit = scratch_array((rows, width), scratch)
+        unit = _reserved((rows, width), folder)
         for block in blocks:
             unit[place[block]] = unit_rows(block)
-        return InvertedLists(centroids, unit, order, starts)
+        lists = InvertedLists(centroids, unit, order, starts)
+        if folder is not None:
+            for name in ("centroids", "starts", "order"):  # the last one says that all are there
+                write_array(folder / FILES[name], getattr(lists, name))
+        return lists
+
+    @staticmethod
+    def kept_in(folder: Path) -> "InvertedLists":
+        """Those whose files another process, or an earlier one, has made."""
+        return InvertedLists(**{n: np.load(folder / f, mmap_mode="r") for n, f in FILES.items()})
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -178,3 +192,12 @@ def _centroids(unit_rows: UnitRows, rows: int) -> np.ndarray:
     kmeans.train(sample)
     assert kmeans.centroids is not None, "train() has set them"
     return kmeans.centroids
+
+
+def _reserved(shape: tuple[int, int], folder: Path | None) -> np.ndarray:
+    """float32 to be filled, in memory or in a file."""
+    if folder is None:
+        return np.empty(shape, dtype=np.float32)
+    path = folder / FILES["unit"]
+    reserve(path, Reserved(shape, np.float32))
+    return np.load(path, mmap_mode="r+")

@@ -23,7 +23,6 @@ from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, read_record, sha256, write_record
 
-FOLDER = "mining.partial"
 PROGRESS = "progress.json"
 KEEP_EVERY = 30.0  # s
 
@@ -77,7 +76,7 @@ class UnfinishedMining:
 
     @property
     def folder(self) -> Path:
-        return self.files.checkpoints / FOLDER
+        return self.files.mining
 
     def array(self, name: str) -> np.memmap:
         """To be written to."""
@@ -115,7 +114,7 @@ class UnfinishedMining:
         files, record = self.files, self.files.config(MINING)
         mined = [name for name in self.arrays if name != "similarity"]
         write_table(new(files.rows), ("row", "path"), enumerate(names))
-        moves = [(f"{FOLDER}/{name}.npy", f"{name}.npy") for name in mined]
+        moves = [(f"{self.folder.name}/{name}.npy", f"{name}.npy") for name in mined]
         moves.append((new(files.rows).name, files.rows.name))
         outputs = {target: sha256(files.checkpoints / source) for source, target in moves}
         seconds = round(time.monotonic() - started, 1)

@@ -113,7 +113,7 @@ def measure_mining(rows: int, width: int) -> dict:
         indices[:] = UNKNOWN
         started = time.perf_counter()
         with private_memory() as peak:
-            find_neighbors(features, 20, found=Neighbors(indices, similarity), scratch=scratch)
+            find_neighbors(features, 20, found=Neighbors(indices, similarity), folder=scratch)
         return {
             "width": width,
             "seconds": round(time.perf_counter() - started, 2),

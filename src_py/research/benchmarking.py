@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,8 +132,7 @@ def private_memory() -> Iterator[Callable[[], int]]:
 
     def look() -> None:
         while not ended.wait(SAMPLED_EVERY):
-            with suppress(OSError, StopIteration):
-                seen[0] = max(seen[0], _from_status("self", "RssAnon"))
+            seen[0] = max(seen[0], private_bytes("self"))
 
     watching = threading.Thread(target=look, daemon=True)
     watching.start()
@@ -142,6 +141,17 @@ def private_memory() -> Iterator[Callable[[], int]]:
     finally:
         ended.set()
         watching.join()
+
+
+def private_bytes(process: int | str) -> int:
+    """Of a process and all that it has started; 0 where it is gone, or the system does not say."""
+    children = Path(f"/proc/{process}/task").glob("*/children")
+    try:
+        own = _from_status(str(process), "RssAnon")
+        started = [child for path in children for child in path.read_text().split()]
+    except (OSError, StopIteration):
+        return 0
+    return own + sum(map(private_bytes, started))
 
 
 def _high_water_mark(process: str) -> int:

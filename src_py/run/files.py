@@ -67,6 +67,11 @@ class RunFiles:
         return self.outputs("extract_features")[1]
 
     @property
+    def mining(self) -> Path:
+        """The folder of what an unfinished extract_features.py has made so far."""
+        return self.checkpoints / "mining.partial"
+
+    @property
     def views(self) -> Path:
         """Features of random views, (N, V, D) float16, where the weights are frozen."""
         return self.checkpoints / "views.npy"
