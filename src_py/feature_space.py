@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src_py.run.scratch import scratch_array
+from src_py.run.writing import scratch_array
 
 BLOCK = 65_536  # features at once
 

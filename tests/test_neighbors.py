@@ -197,11 +197,11 @@ def test_approximate_search_fills_rows_whose_lists_are_short(searches):
 
 
 def test_large_sets_are_searched_approximately_unless_told_otherwise(monkeypatch, searches):
-    monkeypatch.setattr(module, "LARGEST_EXACT", 2000)
-    find_neighbors(clustered(2000, 8), 3)
-    find_neighbors(clustered(2001, 8), 3, exact=True)
+    monkeypatch.setattr(module, "LARGEST_EXACT", 3000)
+    find_neighbors(clustered(3000, 16), 3)
+    find_neighbors(clustered(3001, 16), 3, exact=True)
     assert searches == 2 * ["search_all"]
-    find_neighbors(clustered(2001, 8), 3)
+    find_neighbors(clustered(3001, 16), 3)
     assert searches[2] == "answers"
 
 

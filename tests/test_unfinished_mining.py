@@ -138,6 +138,6 @@ def test_a_full_disk_is_one_line(partial, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src_py.run.scratch.os.posix_fallocate", full, raising=False)
+    monkeypatch.setattr("src_py.run.writing.os.posix_fallocate", full, raising=False)
     with pytest.raises(OSError, match="No space left on device"):
         mine()

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from src_py.mining.ranking import rank
-from src_py.run.arrays import Reserved, reserve
-from src_py.run.files import write_array
+from src_py.run.writing import Reserved, reserve, write_atomically
 
 ROWS_PER_CENTROID = 48  # that k-means sees: a fifth of faiss's default
 FEWEST_PER_CENTROID = 39  # or it warns
@@ -73,7 +72,7 @@ class InvertedLists:
         lists = InvertedLists(centroids, unit, order, starts)
         if folder is not None:
             for name in ("centroids", "starts", "order"):  # the last one says that all are there
-                write_array(folder / FILES[name], getattr(lists, name))
+                _save(folder / FILES[name], getattr(lists, name))
         return lists
 
     @staticmethod
@@ -201,3 +200,7 @@ def _reserved(shape: tuple[int, int], folder: Path | None) -> np.ndarray:
     path = folder / FILES["unit"]
     reserve(path, Reserved(shape, np.float32))
     return np.load(path, mmap_mode="r+")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    write_atomically(path, lambda temporary: np.save(temporary, array))

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from src_py.neighbors import UNKNOWN
 from src_py.run import records
-from src_py.run.arrays import MINING, Reserved, quick_digest, reserve
+from src_py.run.arrays import MINING, quick_digest
 from src_py.run.claim import new, require_room, switch
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, read_record, sha256, write_record
+from src_py.run.writing import Reserved, reserve
 
 PROGRESS = "progress.json"
 KEEP_EVERY = 30.0  # s

@@ -1,39 +1,18 @@
-"""Arrays in files: such as may be damaged or foreign are looked at before any memory is asked for,
-and large ones are made whole before they are filled.
-"""
+"""Reading .npy files that may be damaged or foreign, before any memory is asked for."""
 
 import hashlib
 import math
 import os
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal
 
 import numpy as np
-from numpy.lib.format import open_memmap
-from numpy.typing import DTypeLike
 
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, write_atomically
-from src_py.run.scratch import take_room
+from src_py.run.files import RunFiles
 
 MINING = "extract_features"
 BLOCK = 512  # words of 8 bytes that are summed together
-FILLED_AT_ONCE = 2**16  # rows
-
-
-class Reserved(NamedTuple):
-    """
-    Attributes:
-        unknown: of its numbers, as long as they are not known.
-    """
-
-    shape: tuple[int, ...]
-    dtype: DTypeLike
-    unknown: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def load_features(files: RunFiles) -> np.ndarray:
@@ -101,23 +80,6 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     if any(type(length) is not int or length < 0 for length in shape):
         raise ValueError(f"shape {shape}")
     return shape, dtype
-
-
-def reserve(path: Path, array: Reserved) -> None:
-    """Makes a .npy file that is to be filled.
-
-    Raises:
-        OSError: when the disk is too full for it.
-    """
-
-    def write(temporary: Path) -> None:
-        made = open_memmap(temporary, "w+", array.dtype, array.shape)
-        with temporary.open("r+b") as file:
-            take_room(file, made.nbytes)
-        for start in range(0, len(made) if array.unknown else 0, FILLED_AT_ONCE):
-            made[start : start + FILLED_AT_ONCE] = array.unknown
-
-    write_atomically(path, write)
 
 
 def quick_digest(array: np.ndarray) -> str:

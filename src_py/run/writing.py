@@ -1,10 +1,20 @@
-"""Writing a file so that it is never half there."""
+"""Writing a file so that it is never half there, and large arrays in files."""
 
 import contextlib
 import errno
+import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
+
+FILLED_AT_ONCE = 2**16  # rows
+LARGEST_IN_MEMORY = 2**28  # bytes of an array that is needed only meanwhile
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -27,3 +37,66 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+class Reserved(NamedTuple):
+    """
+    Attributes:
+        unknown: of its numbers, as long as they are not known.
+    """
+
+    shape: tuple[int, ...]
+    dtype: "DTypeLike"
+    unknown: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        import numpy as np
+
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def reserve(path: Path, array: Reserved) -> None:
+    """Makes a .npy file that is to be filled.
+
+    Raises:
+        OSError: when the disk is too full for it.
+    """
+
+    from numpy.lib.format import open_memmap
+
+    def write(temporary: Path) -> None:
+        made = open_memmap(temporary, "w+", array.dtype, array.shape)
+        with temporary.open("r+b") as file:
+            _take_room(file, made.nbytes)
+        for start in range(0, len(made) if array.unknown else 0, FILLED_AT_ONCE):
+            made[start : start + FILLED_AT_ONCE] = array.unknown
+
+    write_atomically(path, write)
+
+
+def scratch_array(shape: tuple[int, ...], folder: Path | None) -> "np.ndarray":
+    """float32: in memory, or, where it is large, in a temporary file that ends with it.
+
+    Args:
+        folder: of the file; None keeps the array in memory.
+    """
+    import numpy as np
+
+    size = 4 * math.prod(shape)
+    if folder is None or size <= LARGEST_IN_MEMORY:
+        return np.empty(shape, dtype=np.float32)
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (the map keeps it open)
+    file.truncate(size)
+    _take_room(file, size)
+    return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
+
+
+def _take_room(file: BinaryIO, size: int) -> None:
+    """Of the disk, at once: where it is full later, writing to a map ends the process.
+
+    Raises:
+        OSError: when the disk is too full.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        os.posix_fallocate(file.fileno(), 0, size)
