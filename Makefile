@@ -81,7 +81,7 @@ clean:
 	rm -rf $(VENV) ckp logs out
 
 # The figures of the pages: see ablation.py for what is kept of each run.
-.PHONY: cifar10 results-processes results-digits results-parts results-side-by-side results-folder \
+.PHONY: cifar10 results-processes results-mining results-memory results-digits results-parts results-side-by-side results-folder \
     results-digits-long-tail results-fashion-mnist results-cifar10-cpu results-photos
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
@@ -98,6 +98,16 @@ cifar10: $(VENV)/installed
 # What a second process on this machine gains.
 results-processes: $(VENV)/installed
 	$(BIN)/python -m src_py.research.process_speed results/processes.json
+
+# The neighbor search among up to ten million rows, and the memory of each stage.
+results-mining: $(VENV)/installed
+	OMP_NUM_THREADS=2 $(BIN)/python benchmark.py --stage mining --sizes 10000,100000,1000000 \
+	    --out results/mining-2-cpu-cores.json
+	OMP_NUM_THREADS=2 $(BIN)/python benchmark.py --stage mining --sizes 10000000 \
+	    --out results/mining-ten-million.json
+
+results-memory: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m src_py.research.stage_memory results/memory.json 10000 100000 1000000
 
 # The options of make demo with twenty seeds, on one thread and on two.
 TWENTY := 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19
