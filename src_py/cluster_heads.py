@@ -12,7 +12,7 @@ from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from src_py.clusters.health import ClusterCounts
 from src_py.clusters.kmeans import SAMPLE, kmeans_centers
-from src_py.feature_space import fitted_space
+from src_py.feature_space import BLOCK, fitted_space
 from src_py.images.loaders import number_of_batches, shuffled_batches
 from src_py.losses import ScanLoss, self_label_loss
 from src_py.models import ClusterHeads
@@ -23,7 +23,7 @@ from src_py.run.planning import Trained, asked_for, fit_head_epochs
 from src_py.run.schedule import ClusterStep
 from src_py.run.session import TrainingSession
 from src_py.run.training_stage import TrainingStage
-from src_py.stored_features import BLOCK, StoredFeatures
+from src_py.stored_features import StoredFeatures
 
 FEWEST_HEAD_STEPS = 600  # a small set has few steps in an epoch; with 300 heads are not yet apart
 SMALLEST_HEAD_BATCH = 512  # heads are small: a smaller batch takes no less time

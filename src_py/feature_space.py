@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from src_py.run.writing import scratch_array
 
-BLOCK = 65_536  # features at once
+BLOCK = 16_384  # images at once: what is made of all of them, a block at a time
 
 
 class FeatureSpace(nn.Module):

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from src_py.backbones import Backbone
-from src_py.feature_space import FeatureSpace
+from src_py.feature_space import BLOCK, FeatureSpace
 from src_py.models import ClusteringModel
 from src_py.run.arrays import load_features, load_views
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
-
-BLOCK = 65_536  # images at once
 
 
 @dataclass(frozen=True)

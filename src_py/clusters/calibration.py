@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LOWEST, HIGHEST = 0.05, 20.0
-BLOCK = 65_536  # images at once
+BLOCK = 16_384  # images at once
 STEPS = 40  # halvings of the interval: far finer than a float of the checkpoint shows
 
 

@@ -26,13 +26,14 @@ from src_py.augmentation import Augmentation
 from src_py.backbones import Backbone
 from src_py.clusters.calibration import fit_temperature
 from src_py.clusters.kmeans import SAMPLE, kmeans_centers
+from src_py.feature_space import BLOCK
 from src_py.images.loaders import ImageLoader
 from src_py.inference import all_logits, infer
 from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
 from src_py.run.stages import EVIDENCE_PAIRS, EVIDENCE_VIEWS
-from src_py.stored_features import BLOCK, StoredFeatures
+from src_py.stored_features import StoredFeatures
 from src_py.transforms import random_view
 
 KMEANS_ITERATIONS, KMEANS_STARTS = 30, 10
