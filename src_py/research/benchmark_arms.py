@@ -50,6 +50,7 @@ from src_py.transforms import normalize, to_float
 
 IMAGES = 4096  # random images that the steps draw from
 CLUSTERS = 10
+ROWS_OF_A_GROUP = 10_000  # of the features that neighbors are searched for, where they are many
 VIEWS = 2  # of an image in a step, or the image and its neighbor
 CPU_BATCH = 128  # images a step; the stages' own batches would need minutes for a round
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
@@ -124,12 +125,13 @@ def measure_mining(rows: int, width: int) -> dict:
 
 def _write_clustered(path: Path, rows: int, width: int) -> None:
     random = np.random.default_rng(0)
-    centers = random.standard_normal((100, width), dtype=np.float32)
+    groups = max(100, rows // ROWS_OF_A_GROUP)
+    centers = random.standard_normal((groups, width), dtype=np.float32)
     features = open_memmap(path, "w+", np.float32, (rows, width))
     for start in range(0, rows, 100_000):
         part = features[start : start + 100_000]
         part[:] = random.standard_normal(part.shape, dtype=np.float32) * np.float32(0.5)
-        part += centers[random.integers(100, size=len(part))]
+        part += centers[random.integers(groups, size=len(part))]
 
 
 def _pretext(
