@@ -9,33 +9,29 @@ Next: python scan.py --run <run>
 """
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from configs.config_extract_features import ExtractFeaturesConfig
 from src_py.run.errors import UserError
 from src_py.run.options import STARTED, run_script
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from src_py.mining.unfinished import UnfinishedMining
+    from src_py.run.distributed import World
+
 
 def main(config: ExtractFeaturesConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    import torch
-
     from src_py.augmentation import PLAIN_VIEW
-    from src_py.feature_space import condition
     from src_py.images.run_images import image_state, load_settings, open_train
     from src_py.inference import folded, infer, infer_views, watched
     from src_py.mining.unfinished import UnfinishedMining
-    from src_py.neighbors import (
-        Neighbors,
-        are_all_alike,
-        find_neighbors,
-        help_find_neighbors,
-        neighbor_statistics,
-        with_directions,
-    )
+    from src_py.neighbors import help_find_neighbors
     from src_py.run.claim import claim
     from src_py.run.files import hashes, recorded, settings_digest
-    from src_py.run.hardware import available_cores, choose_hardware
-    from src_py.run.launch import launched_as
+    from src_py.run.hardware import choose_hardware
     from src_py.run.stored_models import load_contrastive
 
     files = config.files
@@ -86,36 +82,56 @@ def main(config: ExtractFeaturesConfig) -> None:
         help_find_neighbors(files.mining, world)
         return
     mining.store(watched(batches, count, "features", first), generator)
+    search(mining, config, model.projection_head.cpu(), world)
+    mining.finish(images.names, STARTED)
+    print(f"{files.neighbors} written; next: python scan.py {files.option}")
+
+
+def search(
+    mining: "UnfinishedMining",
+    config: ExtractFeaturesConfig,
+    projection_head: "nn.Module",
+    world: "World",
+) -> None:
+    """Finds the neighbors of all images by their stored features."""
+    import torch
+
+    from src_py.feature_space import condition, in_blocks
+    from src_py.mining.neighbor_graph import neighbor_statistics
+    from src_py.neighbors import (
+        Neighbors,
+        are_all_alike,
+        find_neighbors,
+        with_directions,
+    )
+    from src_py.run.hardware import available_cores
+    from src_py.run.launch import launched_as
+
     features = mining.array("features")  # (N, D)
-    print(f"features: {count} x {features.shape[1]}")
+    print(f"features: {len(features)} x {features.shape[1]}")
     if are_all_alike(features):
         raise UserError(
-            f"all {count} images look the same to the network, so that nothing can be "
+            f"all {len(features)} images look the same to the network, so that nothing can be "
             "clustered: look at the images, or train the pretext for more epochs"
         )
-
-    searched = torch.from_numpy(features)
+    searched, scratch = torch.from_numpy(features), mining.folder
     if config.features == "projection":
-        with torch.no_grad():
-            searched = model.projection_head.cpu()(searched)  # (N, 128)
-    compared = with_directions(condition(searched, config.components, mining.folder).numpy())
+        dim = projection_head(searched[:1]).shape[1]
+        searched = in_blocks(projection_head, searched, dim, scratch)  # (N, 128)
+    compared = condition(searched, config.components, scratch).numpy()
     share = launched_as().local_size  # of the cores, as long as the other processes wait
-    threads = share * available_cores() if world.size > 1 else None
     neighbors = Neighbors(mining.array("neighbors"), mining.array("similarity"))
     find_neighbors(
-        compared,
+        with_directions(compared, scratch),
         config.neighbors,
-        threads,
+        threads=share * available_cores() if world.size > 1 else None,
         found=neighbors,
-        folder=mining.folder,
+        folder=scratch,
         say=print,
         world=world,
     )
     for name, value in neighbor_statistics(*neighbors).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")
-
-    mining.finish(images.names, STARTED)
-    print(f"{files.neighbors} written; next: python scan.py {files.option}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The space that cluster heads and neighbors see the features in."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -64,21 +65,32 @@ class FeatureSpace(nn.Module):
             features = (features - self.shift) @ self.basis
         return F.normalize(features, dim=1) if self.normalized else features
 
-    @torch.no_grad()
     def of_all(self, features: Tensor, scratch: Path | None = None) -> Tensor:
-        """Features (..., D) of many images at once: (..., dim) float32, a block at a time.
-
-        Args:
-            scratch: folder for a temporary file, where they are many; None keeps them in memory.
-        """
+        """Features (..., D) of many images: (..., dim) float32; see `in_blocks`."""
         if not self.components and not self.normalized:
             return features
-        shape = (*features.shape[:-1], self.dim)
-        found = torch.from_numpy(scratch_array(shape, scratch)).to(features.device)
-        blocks = zip(features.split(BLOCK), found.split(BLOCK), strict=True)
-        for block, into in blocks:
-            into.copy_(self(block.float().flatten(0, -2)).view_as(into))
-        return found
+        return in_blocks(self, features, self.dim, scratch)
+
+
+@torch.no_grad()
+def in_blocks(
+    function: Callable[[Tensor], Tensor], features: Tensor, dim: int, scratch: Path | None = None
+) -> Tensor:
+    """What a function of features (B, D) gives for those of many images, a block at a time.
+
+    Args:
+        features: (N, ..., D).
+        dim: of what it gives: (N, ..., dim) float32.
+        scratch: folder for a temporary file, where they are many; None keeps them in memory.
+    """
+    shape = (*features.shape[:-1], dim)
+    if features.device.type == "cpu":
+        found = torch.from_numpy(scratch_array(shape, scratch))
+    else:
+        found = torch.empty(shape, device=features.device)
+    for block, into in zip(features.split(BLOCK), found.split(BLOCK), strict=True):
+        into.copy_(function(block.float().flatten(0, -2)).view_as(into))
+    return found
 
 
 def condition(features: Tensor, components: int, scratch: Path | None = None) -> Tensor:
@@ -86,7 +98,7 @@ def condition(features: Tensor, components: int, scratch: Path | None = None) ->
 
     Args:
         components: as many as the features allow, at most; 0 gives the features as they are.
-        scratch: see `FeatureSpace.of_all`.
+        scratch: see `in_blocks`.
     """
     return fitted_space(features, components).of_all(features, scratch)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from configs.config_scan import ScanConfig
 from src_py.feature_space import BLOCK
 from src_py.losses import ScanLoss, scan_loss, whole_scan_loss
+from src_py.mining.neighbor_graph import mutual_first
 from src_py.models import ClusterHeads
-from src_py.neighbors import mutual_first
 from src_py.stored_features import StoredFeatures
 
 LOGITS_AT_ONCE = 2**24  # numbers, of all images

@@ -21,6 +21,8 @@ from tqdm import tqdm
 from src_py.mining.inverted_lists import FEWEST_PER_CENTROID, InvertedLists, Workspace
 from src_py.mining.ranking import cosine_similarity, rank
 from src_py.run.distributed import ALONE, World
+from src_py.run.errors import UserError
+from src_py.run.writing import scratch_array
 
 LARGEST_EXACT = 100_000  # rows; the exact search is quadratic
 # Above, rows without any clusters to go by are searched as broadly as memory allows: to compare all
@@ -35,9 +37,7 @@ NARROWEST = 4  # lists around a row that are searched, at least
 # end of a row be decided by similarity and then by index.
 SURPLUS = 8
 BLOCK = 8192  # rows at once: faiss is fastest with a few thousand queries
-GATHERED = 2**22  # neighbors' neighbors at once
 SAME_DIRECTION = 1e-6  # largest difference of any coordinate, at length 1
-DUPLICATE = 1 - 1e-6  # cosine similarity above which two rows count as the same
 LISTS_AT_ONCE = 64  # of each process, until they exchange what they have found
 UNKNOWN = -1  # in the place of a neighbor that has yet to be found
 
@@ -57,6 +57,11 @@ class Neighbors(NamedTuple):
     def unknown(rows: int, k: int) -> "Neighbors":
         indices = np.full((rows, k), UNKNOWN, dtype=np.int64)
         return Neighbors(indices, np.empty((rows, k), dtype=np.float32))
+
+    def missing(self) -> np.ndarray:
+        """Which rows have yet to be found, (N,) bool: also those that are there only in part."""
+        parts = (self.indices[rows] == UNKNOWN for rows in _blocks(len(self.indices)))
+        return np.concatenate([part.any(axis=1) for part in parts])
 
     def put(self, rows: np.ndarray, indices: np.ndarray, similarity: np.ndarray) -> None:
         self.similarity[rows] = similarity  # first: known is what has both
@@ -95,15 +100,24 @@ def l2_normalize(features: np.ndarray) -> np.ndarray:
     return unit
 
 
-def with_directions(features: np.ndarray) -> np.ndarray:
+def with_directions(features: np.ndarray, scratch: Path | None = None) -> np.ndarray:
     """(N, D) features, of which those that are all zero get a direction of their own.
 
     A picture that a network answers with zeros only, such as a black one, is like others of that
     kind and unlike the rest. Without such rows the features are given back as they are, else with
     one more column: (N, D + 1).
+
+    Args:
+        scratch: folder for a temporary file, where they are many; None keeps them in memory.
     """
-    zero = ~features.any(axis=1)  # (N,)
-    return np.column_stack([features, zero.astype(features.dtype)]) if zero.any() else features
+    zero = np.asarray(~features.any(axis=1))  # (N,)
+    if not zero.any():
+        return features
+    rows, width = features.shape
+    found = scratch_array((rows, width + 1), scratch).astype(features.dtype, copy=False)
+    for block in _blocks(rows):
+        found[block, :width], found[block, width] = features[block], zero[block]
+    return found
 
 
 def are_all_alike(features: np.ndarray) -> bool:
@@ -141,8 +155,8 @@ def find_neighbors(
     Args:
         features: (N, D), any length of rows.
         threads: that work, None for torch's and faiss's defaults.
-        exact: True compares all pairs; False searches lists, unless the features are so few or so
-            evenly spread that all pairs are faster; None is True up to 100,000 rows, False above.
+        exact: True compares all pairs; False searches lists, unless the rows are very few; None is
+            True up to 100,000 rows, False above.
         found: what an interrupted search has found: the rest of it is found, and put there.
         folder: where lists are kept in files, as large as the features together, for an interrupted
             search and for other processes; None keeps them in memory.
@@ -183,7 +197,10 @@ def help_find_neighbors(folder: Path, world: World) -> None:
     """What other processes do while the first one is in `find_neighbors`: a part of the search."""
     plan = world.of_the_first(None)
     if plan is not None:
-        deque(_answers(InvertedLists.kept_in(folder), plan, world), maxlen=0)
+        lists = InvertedLists.kept_in(folder)
+        if lists is None:
+            raise UserError(f"{folder} is not the same for all processes: all need one folder")
+        deque(_answers(lists, plan, world), maxlen=0)
 
 
 def neighbor_recall(features: np.ndarray, neighbors: np.ndarray) -> float:
@@ -205,73 +222,8 @@ def neighbor_recall(features: np.ndarray, neighbors: np.ndarray) -> float:
     return float(np.mean(found >= similarity[:, -1:] - 1e-6))
 
 
-def mutual_first(neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the neighbors that are mutual (j of i, and i of j) to the front of each row.
-
-    Args:
-        neighbors: (N, k).
-
-    Returns:
-        The reordered (N, k), otherwise in the same order, and how many of each row are mutual,
-        (N,) int64; a row that has none counts its nearest neighbor.
-    """
-    reordered, counts = np.empty_like(neighbors), np.empty(len(neighbors), dtype=np.int64)
-    for rows in _blocks(*neighbors.shape):
-        mutual = _are_mutual(neighbors, rows)
-        order = np.argsort(~mutual, axis=1, kind="stable")
-        counts[rows] = np.maximum(mutual.sum(axis=1), 1)
-        reordered[rows] = np.take_along_axis(neighbors[rows], order, axis=1)
-    return reordered, counts
-
-
-def _are_mutual(neighbors: np.ndarray, rows: slice) -> np.ndarray:
-    """Which of the neighbors (n, k) of some rows have the row among their own, (n, k) bool."""
-    own = np.arange(rows.start, rows.stop)[:, None, None]
-    return (neighbors[neighbors[rows]] == own).any(axis=2)
-
-
-def _blocks(rows: int, neighbors: int = 1) -> Iterator[slice]:
-    """Of rows, fewer where the neighbors of each one's neighbors are gathered."""
-    size = max(1, min(BLOCK, GATHERED // neighbors**2))
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
-
-
-def neighbor_statistics(neighbors: np.ndarray, similarity: np.ndarray) -> dict[str, float | int]:
-    """What a neighbor graph looks like, without labels, in O(N k) memory.
-
-    The dictionary holds
-      mean_similarity, min_similarity   over all pairs
-      mutual_share       pairs i -> j for which j -> i too, as a fraction of all pairs
-      max_in_degree      how often the most popular row is chosen (hubness; the mean is k)
-      never_chosen       rows that are nobody's neighbor
-      exact_duplicates   rows with a neighbor more similar than 1 - 1e-6
-
-    Args:
-        neighbors, similarity: (N, k), as find_neighbors returns them.
-
-    Raises:
-        ValueError: if the two shapes differ or are not (N, k).
-    """
-    if neighbors.shape != similarity.shape or neighbors.ndim != 2 or neighbors.size == 0:
-        raise ValueError(
-            "neighbors and similarity must be (N, k) arrays of one shape, "
-            f"got {neighbors.shape} and {similarity.shape}"
-        )
-    rows, mutual, highest = len(neighbors), 0, np.empty(len(neighbors), np.float32)
-    total, in_degree = 0.0, np.zeros(rows, dtype=np.int64)
-    for block in _blocks(*neighbors.shape):
-        mutual += int(np.count_nonzero(_are_mutual(neighbors, block)))
-        np.add.at(in_degree, neighbors[block].ravel(), 1)
-        total += float(similarity[block].sum(dtype=np.float64))
-        highest[block] = similarity[block].max(axis=1)
-    return {
-        "mean_similarity": total / similarity.size,
-        "min_similarity": float(similarity.min()),
-        "mutual_share": mutual / neighbors.size,
-        "max_in_degree": int(in_degree.max()),
-        "never_chosen": int(np.count_nonzero(in_degree == 0)),
-        "exact_duplicates": int(np.count_nonzero(highest > DUPLICATE)),
-    }
+def _blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, min(start + BLOCK, rows)) for start in range(0, rows, BLOCK))
 
 
 def _require_directions(features: np.ndarray) -> np.ndarray:
@@ -322,7 +274,7 @@ def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarr
 def _search_all(features: np.ndarray, found: Neighbors, wanted: int) -> None:
     """Compares all pairs."""
     unit, k = np.ascontiguousarray(l2_normalize(features)), found.indices.shape[1]
-    left = np.flatnonzero(found.indices[:, 0] == UNKNOWN)
+    left = np.flatnonzero(found.missing())
     with _bar(len(left)) as bar:
         for block in _blocks(len(left)):
             queries = left[block]
@@ -333,17 +285,18 @@ def _search_all(features: np.ndarray, found: Neighbors, wanted: int) -> None:
 
 def _plan(
     lists: InvertedLists, found: Neighbors, wanted: int, say: Callable[[str], None] | None
-) -> ListSearch | None:
-    """None where all pairs are better compared: of few rows, and of such without clusters."""
+) -> ListSearch:
+    """How lists are searched: all with all where rows have no clusters to go by, unless they are
+    too many."""
     breadth, recall = _choose_breadth(lists, wanted)
     if recall < RECALL_AIMED_AT and len(lists.order) <= LARGEST_WITHOUT_CLUSTERS:
-        return None
+        breadth, recall = len(lists), 1.0
     if say:
         say(
             f"neighbors: the {breadth} lists around each of {len(lists):,} are searched, which "
             f"finds {recall:.3f} of those of {RECALL_SAMPLE} rows"
         )
-    left = np.flatnonzero(found.indices[lists.order, 0] == UNKNOWN)  # places
+    left = np.flatnonzero(found.missing()[lists.order])  # places
     numbers = np.unique(lists.list_of(left)).tolist()
     return ListSearch(numbers, len(left), found.indices.shape[1], breadth, wanted)
 

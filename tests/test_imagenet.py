@@ -11,10 +11,12 @@ from torch import nn
 
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
+from configs.config_shards import ShardsConfig
 from configs.imagenet import class_folders, class_words
 from configs.presets import PRESETS
 from src_py.backbones import BackboneSpec, ResNet18, new_spec
 from src_py.datasets import load_images
+from src_py.images.shards import main as write_shards
 from src_py.images.splits import describe_classes, folder_files
 from src_py.losses import scan_loss
 from src_py.models import ClusterHeads, ClusteringModel
@@ -226,3 +228,13 @@ def test_heads_first_then_the_whole_network(run_script, imagenet_tree, tmp_path)
     result = load_json(tmp_path / "logs" / "i50" / "evaluation.json")
     assert result["mapping"] == "majority" and result["clusters"] == 8
     assert set(result["test"]) >= {"kmeans", "scan", "selflabel"}
+
+
+def test_a_subset_is_read_from_shards_too(imagenet_tree, tmp_path):
+    write_shards(ShardsConfig(folder=imagenet_tree, out=tmp_path / "shards", images_per_shard=10))
+    classes, roots = class_folders(50), (imagenet_tree, tmp_path / "shards")
+    in_folders, in_shards = (folder_files(root, "train", classes) for root in roots)
+    assert [path.name for path in in_shards] == [path.name for path in in_folders] and in_shards
+    assert describe_classes(tmp_path / "shards", classes) == describe_classes(
+        imagenet_tree, classes
+    )

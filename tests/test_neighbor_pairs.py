@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from src_py.losses import scan_loss
+from src_py.mining.neighbor_graph import mutual_first
 from src_py.neighbor_pairs import NeighborPairs
-from src_py.neighbors import mutual_first
 
 CPU = torch.device("cpu")
 # 0 and 1 choose each other, so do 2 and 3; 0 chooses 2, 1 and 3 choose what does not choose them.

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src_py import neighbors as module
-from src_py.mining import ranking
+from src_py.mining import inverted_lists, ranking
 from src_py.mining.inverted_lists import InvertedLists
+from src_py.mining.neighbor_graph import DUPLICATE, neighbor_statistics
 from src_py.neighbors import (
     UNKNOWN,
     Neighbors,
@@ -15,7 +16,6 @@ from src_py.neighbors import (
     find_neighbors,
     l2_normalize,
     neighbor_recall,
-    neighbor_statistics,
     with_directions,
 )
 
@@ -91,7 +91,7 @@ def test_duplicates_keep_self_out_and_each_other_in(copies, k, width):
     if width > 1:  # in one dimension every row is +1 or -1, and groups coincide
         group = np.arange(4 * copies) // copies
         assert (neighbors[:, :near] // copies == group[:, None]).all()
-    assert (similarity[:, :near] > module.DUPLICATE).all()
+    assert (similarity[:, :near] > DUPLICATE).all()
 
 
 def test_all_rows_identical():
@@ -169,13 +169,17 @@ def test_approximate_search_reaches_its_recall(searches):
 
 def test_features_without_clusters_are_searched_exactly(searches, monkeypatch):
     features = gaussian(3000, 64, seed=6)
-    neighbors, _ = find_neighbors(features, 20, exact=False)
-    assert searches == ["search_all"]
-    np.testing.assert_array_equal(neighbors, find_neighbors(features, 20, exact=True)[0])
+    exact, said = find_neighbors(features, 20, exact=True), []
+    monkeypatch.setattr(inverted_lists, "LARGEST_GATHER", 2**18)  # 1,024 rows
+    found = find_neighbors(features, 20, exact=False, say=said.append)
+    np.testing.assert_array_equal(found.indices, exact.indices)
+    np.testing.assert_array_equal(found.similarity, exact.similarity)
     monkeypatch.setattr(module, "LARGEST_WITHOUT_CLUSTERS", 2999)
-    neighbors, similarity = find_neighbors(features, 20, exact=False)
-    assert searches[2:] == ["answers"]
-    assert_contract(neighbors, similarity, 3000, 20)
+    found = find_neighbors(features, 20, exact=False, say=said.append)
+    assert_contract(*found, 3000, 20)
+    assert "the 76 lists around each of 76" in said[0] and "1.000" in said[0]
+    assert "the 16 lists around each of 76" in said[1]
+    assert searches == ["search_all", "answers", "answers"]
 
 
 @pytest.mark.parametrize("rows", [2, 5, 100, 700])
@@ -217,8 +221,14 @@ def test_an_interrupted_search_goes_on(exact, searches, monkeypatch, tmp_path):
     np.testing.assert_array_equal(found.indices, whole.indices)
     np.testing.assert_array_equal(found.similarity, whole.similarity)
     assert {17, 1700} <= set(sought) and len(sought) < 300
-    assert len(list(tmp_path.iterdir())) == (0 if exact else 4)  # lists, which were taken again
-    assert searches == 2 * ["search_all" if exact else "answers"]
+    assert len(list(tmp_path.iterdir())) == (0 if exact else 5)  # lists, which were taken again
+    if not exact:  # damaged ones are not
+        found.indices[3] = UNKNOWN
+        unit = np.load(tmp_path / "lists.unit.npy", mmap_mode="r+")
+        unit[1000:] = 0
+        found = find_neighbors(features, 5, exact=False, found=found, folder=tmp_path)
+        np.testing.assert_array_equal(found.indices, whole.indices)
+    assert set(searches) == {"search_all" if exact else "answers"}
 
 
 def test_recall_by_hand():

@@ -245,6 +245,8 @@ def damaged_tars():
     return {
         "cut": whole[: second + 1000],
         "cut header": whole[: second + 100],
+        "cut between files": whole[:second],
+        "two in one": whole + whole,
         "garbage": garbage,
         "negative": bytes(negative),
         "text": b"no tar file at all" * 100,
@@ -253,9 +255,10 @@ def damaged_tars():
     }
 
 
-@pytest.mark.parametrize(
-    "damage", ["cut", "cut header", "garbage", "negative", "text", "empty", "gzip"]
-)
+DAMAGES = ["cut", "cut header", "cut between files", "two in one", "garbage", "negative", "text"]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "empty", "gzip"])
 def test_a_damaged_shard_is_refused_in_one_line(damage):
     Path("x.tar").write_bytes(damaged_tars()[damage])
     told = refusal(lambda: read("x.tar"))

@@ -10,7 +10,7 @@ from configs.config_extract_features import ExtractFeaturesConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.backbones import BackboneSpec, ResNet18
 from src_py.mining import unfinished
-from src_py.neighbors import Neighbors
+from src_py.neighbors import UNKNOWN, Neighbors
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, sha256
 from tests.conftest import write_image
@@ -89,21 +89,43 @@ def test_a_search_goes_on(partial, monkeypatch, capsys):
         put(self, rows[::2], indices[::2], similarity[::2])
         raise Killed
 
+    def put_nothing(*_):
+        raise Killed
+
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Neighbors, "put", put_half)
+        mine()
+    neighbors = np.load(partial / "neighbors.npy", mmap_mode="r+")
+    neighbors[4, 3:] = UNKNOWN  # as where a machine went down meanwhile
+    del neighbors
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Neighbors, "put", put_nothing)
         mine()
     sought = []
     monkeypatch.setattr(Neighbors, "put", lambda *a: sought.extend(a[1]) or put(*a))
     capsys.readouterr()
     mine()
     assert "80 of 80 images are there already" in capsys.readouterr().out
-    assert sought == list(range(1, 80, 2)) and results() == whole
+    assert sought == sorted([4, *range(1, 80, 2)]) and results() == whole
 
 
-def test_with_other_options_it_begins_again(partial, interrupted, capsys):
+def test_features_of_other_options_are_begun_again(partial, interrupted, capsys):
     interrupted(2)
-    mine(neighbors=6)
-    assert "already" not in capsys.readouterr().out
+    mine(views=1)
+    told = capsys.readouterr().out
+    assert "already" not in told and "begun again" in told
+    assert np.load(FILES.views).shape[1] == 1
+
+
+def test_features_are_searched_otherwise_without_being_made_again(partial, monkeypatch, capsys):
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Neighbors, "put", kill)
+        mine()
+    mine(neighbors=6, device="auto", loading="streamed")
+    assert "80 of 80 images are there already" in capsys.readouterr().out
     assert np.load(FILES.neighbors).shape == (80, 6)
 
 
@@ -132,6 +154,16 @@ def test_damage_is_one_line(partial, interrupted, name):
     with pytest.raises(UserError, match=r"mining\.partial.* is damaged.*delete") as error:
         mine()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["features.npy", "views.npy", "neighbors.npy"])
+@pytest.mark.parametrize("size", [50, 1000])
+def test_a_part_of_a_file_is_one_line(partial, interrupted, name, size):
+    interrupted(2)
+    with (partial / name).open("r+b") as file:
+        file.truncate(size)
+    with pytest.raises(UserError, match=r"mining\.partial.* is damaged.*delete"):
+        mine()
 
 
 def test_a_full_disk_is_one_line(partial, monkeypatch):

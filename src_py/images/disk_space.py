@@ -23,8 +23,10 @@ def bytes_written(images: int, width: int, backbone: str = "resnet18") -> int:
     network = RESNET50_BYTES if is_deep else NETWORK_BYTES
     networks = NETWORKS_ON_DISK * network * (width / 64) ** 2
     features = images * (32 if is_deep else 8) * width * 4  # float32
-    neighbors = images * 20 * 8
-    return round(networks) + features + neighbors
+    views = features  # two in half precision, of frozen weights
+    searched = 2 * images * 64 * 4  # components, and lists of them
+    neighbors = images * 50 * (8 + 4)  # and their similarity
+    return round(networks) + features + views + searched + neighbors
 
 
 def require_disk_space(files: RunFiles, bytes_needed: int) -> None:

@@ -218,7 +218,7 @@ def shuffled_batches(
 
 def ordered_batches(size: int, batch_size: int, first: int = 0) -> list[Tensor]:
     """Every index from the first on, once, in order."""
-    return list(torch.arange(first, size).split(batch_size))
+    return list(torch.arange(first, size).split(batch_size)) if first < size else []
 
 
 def number_of_batches(size: int, batch_size: int) -> int:

@@ -122,8 +122,12 @@ def is_written(shard: Shard) -> bool:
     if not os.path.lexists(shard.path):
         return False
     there = {name: size for name, (_, size) in index_of(shard.path).places.items()}
-    if there != {name: path.stat().st_size for name, path in shard.files.items()}:
-        raise UserError(f"{shard.path}: holds other images: delete it, or choose another folder")
+    newest = max(path.stat().st_mtime for path in shard.files.values())
+    is_same = there == {name: path.stat().st_size for name, path in shard.files.items()}
+    if not is_same or newest > shard.path.stat().st_mtime:
+        raise UserError(
+            f"{shard.path}: holds other or older images: delete it, or choose another folder"
+        )
     return True
 
 

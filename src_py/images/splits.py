@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from src_py.images.finding import folders_in, holds_images, survey
 from src_py.images.tars import is_in_shards, state_of
+from src_py.run.addresses import SHARD
 from src_py.run.errors import UserError
 
 TRAIN_NAMES = ("train", "training")
@@ -61,9 +62,19 @@ def folder_files(root: Path, split: str, classes: Sequence[str] = ()) -> list[Pa
     """
     require_folder(root)
     folder = split_folder(root, split)
-    if folder is None or not classes:
-        return None if folder is None else survey(folder).images
-    return [path for name in classes for path in survey(folder / name).images]
+    if folder is None:
+        return None
+    images = survey(folder).images
+    return [path for path in images if class_of(path, folder) in classes] if classes else images
+
+
+def class_of(path: Path, folder: Path) -> str | None:
+    """The first folder below `folder` on the way to `path`, None if it lies in `folder` itself. A
+    shard is no folder of a class."""
+    first, *others = path.relative_to(folder).parts
+    if others and first.endswith(SHARD) and is_in_shards(folder / first):
+        first, *others = others
+    return first if others else None
 
 
 def describe_classes(root: Path, classes: Sequence[str]) -> list[str]:
@@ -75,8 +86,8 @@ def describe_classes(root: Path, classes: Sequence[str]) -> list[str]:
     """
     lines = []
     for folder in _divided(root) if classes else []:
-        there = {path.name for path in folders_in(folder) if path.name[0] != "."}
-        missing = [name for name in classes if not holds_images(folder / name)]
+        there = {class_of(path, folder) for path in survey(folder).images} - {None}
+        missing = [name for name in classes if name not in there]
         lines.append(
             f"{len(classes) - len(missing)} class folders of {folder.name}/ are read, as the "
             f"preset lists them, and {len(there.difference(classes))} others are left out"

@@ -31,6 +31,7 @@ INDEXES = ".shards"  # in ckp/
 REAL_NAME = "SCAN.path"  # of a file that stands under another name; see shards.py
 MOST_SHARDS = 10_000  # that braces name
 LARGEST_FILE = 2**28  # bytes; a file of a shard is read as a whole
+LARGEST_READ = 2**20  # bytes of what follows the end
 INDEXED_AT_ONCE = 8  # shards; what takes time is to wait for another machine
 PAUSES = (1.0, 5.0)  # s, before another machine is asked again
 
@@ -216,8 +217,12 @@ def _read_index(shard: Path, version: int) -> Index:
             else:
                 places[name] = found.offset_data, found.size
         file.seek(tar.offset)
-        if any(file.read(tarfile.BLOCKSIZE)):  # Python takes anything for the end
-            raise tarfile.ReadError(f"damaged at byte {tar.offset}")
+        end_mark = file.read(tarfile.BLOCKSIZE)  # Python takes anything for the end
+        if len(end_mark) < tarfile.BLOCKSIZE or any(end_mark):
+            raise tarfile.ReadError(f"cut short or damaged at byte {tar.offset}")
+        while rest := file.read(LARGEST_READ):
+            if any(rest):
+                raise tarfile.ReadError(f"more follows its end at byte {tar.offset}")
     return Index(version, places, refused)
 
 

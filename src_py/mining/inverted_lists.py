@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from src_py.mining.ranking import rank
-from src_py.run.writing import Reserved, reserve, write_atomically
+from src_py.run.writing import Reserved, quick_digest, reserve, write_atomically
 
 ROWS_PER_CENTROID = 48  # that k-means sees: a fifth of faiss's default
 FEWEST_PER_CENTROID = 39  # or it warns
@@ -23,6 +23,7 @@ KMEANS_ITERATIONS = 8
 BLOCK = 16_384  # rows that are read and put into lists at a time
 COMPARED_AT_ONCE = 2**22  # pairs: 16 MiB of similarities
 LARGEST_GATHER = 2**28  # bytes of the rows of the lists around one
+DIGEST = "lists.digest"
 FILES = {name: f"lists.{name}.npy" for name in ("centroids", "unit", "order", "starts")}
 
 # Row numbers (n,), ascending -> their features (n, D) float32 at length 1.
@@ -54,13 +55,13 @@ class InvertedLists:
             folder: where the lists are kept in files, and taken from if they are there; None keeps
                 them in memory.
         """
-        if folder is not None and (folder / FILES["order"]).exists():
-            return InvertedLists.kept_in(folder)
+        if folder is not None and (kept := InvertedLists.kept_in(folder)):
+            return kept
         centroids = _centroids(unit_rows, rows)
         count, width = centroids.shape
         workspace = Workspace()
         blocks = [np.arange(at, min(at + BLOCK, rows)) for at in range(0, rows, BLOCK)]
-        found = (most_similar(unit_rows(block), centroids, 1, workspace) for block in blocks)
+        found = (most_similar(unit_rows(block), centroids, 1, workspace)[1] for block in blocks)
         assigned = np.concatenate([each[:, 0].astype(np.int32) for each in found])
         order = np.argsort(assigned, kind="stable")
         starts = np.concatenate([[0], np.bincount(assigned, minlength=count).cumsum()])
@@ -71,14 +72,31 @@ class InvertedLists:
             unit[place[block]] = unit_rows(block)
         lists = InvertedLists(centroids, unit, order, starts)
         if folder is not None:
-            for name in ("centroids", "starts", "order"):  # the last one says that all are there
-                _save(folder / FILES[name], getattr(lists, name))
+            lists._keep(folder)
         return lists
 
     @staticmethod
-    def kept_in(folder: Path) -> "InvertedLists":
-        """Those whose files another process, or an earlier one, has made."""
-        return InvertedLists(**{n: np.load(folder / f, mmap_mode="r") for n, f in FILES.items()})
+    def kept_in(folder: Path) -> "InvertedLists | None":
+        """Those whose files another process, or an earlier one, has made; None where they are not
+        all there, or not whole."""
+        try:
+            parts = {name: np.load(folder / file, mmap_mode="r") for name, file in FILES.items()}
+            told = (folder / DIGEST).read_text()
+        except (OSError, ValueError, EOFError):
+            return None
+        lists = InvertedLists(**parts)
+        return lists if told == lists._digest() else None
+
+    def _keep(self, folder: Path) -> None:
+        if isinstance(self.unit, np.memmap):
+            self.unit.flush()
+        for name in ("centroids", "starts", "order"):
+            _save(folder / FILES[name], getattr(self, name))
+        told = self._digest()
+        write_atomically(folder / DIGEST, lambda temporary: temporary.write_text(told))
+
+    def _digest(self) -> str:
+        return "\n".join(quick_digest(getattr(self, name)) for name in FILES)
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -134,11 +152,16 @@ class InvertedLists:
             if sizes.sum() >= wanted or breadth == len(self):
                 break
             breadth = min(2 * breadth, len(self))
-        rows = workspace.rows(int(sizes.sum()), self.unit.shape[1])
-        spans = list(zip(self.starts[lists], self.starts[lists + 1], strict=True))
-        np.concatenate([self.unit[first:last] for first, last in spans], out=rows)
-        seen = np.concatenate([np.arange(first, last) for first, last in spans])
-        return seen[most_similar(queries, rows, wanted, workspace)]
+        most = max(wanted, LARGEST_GATHER // self.unit[:1].nbytes)  # rows at once
+        best: tuple[np.ndarray, np.ndarray] | None = None
+        for piece in _pieces(self.starts[lists], self.starts[lists + 1], most):
+            rows = workspace.rows(sum(last - first for first, last in piece), self.unit.shape[1])
+            np.concatenate([self.unit[first:last] for first, last in piece], out=rows)
+            seen = np.concatenate([np.arange(first, last) for first, last in piece])
+            similarity, found = most_similar(queries, rows, wanted, workspace)
+            best = _best_of(best, (similarity, seen[found]), wanted)
+        assert best is not None, "there is at least one row"
+        return best[1]
 
 
 class Workspace:
@@ -163,17 +186,47 @@ class Workspace:
 
 def most_similar(
     queries: np.ndarray, unit: np.ndarray, count: int, workspace: Workspace
-) -> np.ndarray:
-    """(Q, D) queries -> (Q, count) indices of the most similar rows, or of all that there are."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """For (Q, D) queries the similarity (Q, count) of the most similar rows, or of all that there
+    are, and their indices (Q, count)."""
     rows, count = torch.from_numpy(unit).T, min(count, len(unit))
     found = []
     for part in torch.from_numpy(queries).split(max(1, COMPARED_AT_ONCE // len(unit))):
         similarity = torch.mm(part, rows, out=workspace.similarity(len(part), len(unit)))
         if count == 1:  # half of the time
-            found.append(similarity.max(dim=1, keepdim=True).indices)
+            found.append(tuple(similarity.max(dim=1, keepdim=True)))
         else:
-            found.append(similarity.topk(count, dim=1).indices)
-    return torch.cat(found).numpy()
+            found.append(tuple(similarity.topk(count, dim=1)))
+    similarities, indices = zip(*found, strict=True)
+    return torch.cat(similarities).numpy(), torch.cat(indices).numpy()
+
+
+def _pieces(starts: np.ndarray, ends: np.ndarray, most: int) -> Iterator[list[tuple[int, int]]]:
+    """Spans of at most so many rows together; a longer one is cut."""
+    piece: list[tuple[int, int]] = []
+    room = most
+    for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
+        while first < last:
+            end = min(last, first + room)
+            piece.append((first, end))
+            room -= end - first
+            first = end
+            if not room:
+                yield piece
+                piece, room = [], most
+    if piece:
+        yield piece
+
+
+def _best_of(
+    best: tuple[np.ndarray, np.ndarray] | None, more: tuple[np.ndarray, np.ndarray], wanted: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `wanted` most similar of both: similarity and places, (Q, n) each."""
+    if best is None:
+        return more
+    similarity, places = (np.concatenate(both, axis=1) for both in zip(best, more, strict=True))
+    kept = np.argpartition(-similarity, min(wanted, similarity.shape[1]) - 1, axis=1)[:, :wanted]
+    return np.take_along_axis(similarity, kept, 1), np.take_along_axis(places, kept, 1)
 
 
 def _centroids(unit_rows: UnitRows, rows: int) -> np.ndarray:

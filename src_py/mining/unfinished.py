@@ -15,16 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src_py.neighbors import UNKNOWN
+from src_py.neighbors import LARGEST_EXACT, UNKNOWN
 from src_py.run import records
-from src_py.run.arrays import MINING, quick_digest
+from src_py.run.arrays import MINING, load_array
 from src_py.run.claim import new, require_room, switch
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, read_record, sha256, write_record
-from src_py.run.writing import Reserved, reserve
+from src_py.run.writing import Reserved, quick_digest, reserve
 
 PROGRESS = "progress.json"
+FEATURES, SEARCHED = ("features", "views"), ("neighbors", "similarity")
+# Options that each of both depends on, beside the network and the images.
+VIEW_OPTIONS = ("views", "augment", "batch_size")
+SEARCH_OPTIONS = ("features", "components", "neighbors")
 KEEP_EVERY = 30.0  # s
 
 
@@ -63,16 +67,13 @@ class UnfinishedMining:
         Raises:
             UserError: when what there is of it is damaged, or the disk is too full.
         """
-        arrays = {
-            "features": Reserved((images, dim), np.float32),
-            "neighbors": Reserved((images, neighbors), np.int64, UNKNOWN),
-            "similarity": Reserved((images, neighbors), np.float32),
-        }
+        arrays = {"features": Reserved((images, dim), np.float32)}
         if views:
             arrays["views"] = Reserved((images, views, dim), np.float16)
+        arrays["neighbors"] = Reserved((images, neighbors), np.int64, UNKNOWN)
+        arrays["similarity"] = Reserved((images, neighbors), np.float32)
         mining = UnfinishedMining(files, made_from, arrays)
-        if not mining._goes_on():
-            mining._begin()
+        mining._open()
         return mining
 
     @property
@@ -80,8 +81,18 @@ class UnfinishedMining:
         return self.files.mining
 
     def array(self, name: str) -> np.memmap:
-        """To be written to."""
-        return np.load(self._path(name), mmap_mode="r+")
+        """To be written to.
+
+        Raises:
+            UserError: when it is damaged.
+        """
+        reserved = self.arrays[name]
+        dtype = np.dtype(reserved.dtype)
+        found = load_array(self._path(name), dtype.kind, len(reserved.shape), "r+", self._remedy)
+        if (found.shape, found.dtype) != (reserved.shape, dtype):
+            raise UserError(f"{self._path(name)} is damaged (another shape); {self._remedy}")
+        assert isinstance(found, np.memmap), "it was asked for"
+        return found
 
     def store(self, batches: Iterable[Tensor], generator: torch.Generator) -> None:
         """Adds the features of the images that come next, batch by batch.
@@ -106,7 +117,7 @@ class UnfinishedMining:
                 kept = time.monotonic()
 
     def finish(self, names: Sequence[str], started: float) -> None:
-        """Puts all of it in its place, at once.
+        """Puts all of it in its place, at once. No map of it may be open: Windows would refuse.
 
         Args:
             names: of the images.
@@ -124,48 +135,77 @@ class UnfinishedMining:
         switch(files, moves, [] if "views" in mined else [files.views.name])
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def _remedy(self) -> str:
+        return f"delete {self.folder}, and run this again"
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
 
     def _features(self) -> list[np.memmap]:
-        return [self.array(name) for name in ("features", "views") if name in self.arrays]
+        return [self.array(name) for name in FEATURES if name in self.arrays]
 
-    @property
-    def _made_of(self) -> str:
-        return records.digest(self.made_from)
+    def _features_of(self) -> str:
+        """Digest of what the features depend on."""
+        options = VIEW_OPTIONS if "views" in self.arrays else ()
+        return self._of_options(options)
 
-    def _goes_on(self) -> bool:
-        """Whether there is something to go on from; it is read then."""
-        remedy = f"delete {self.folder}, and run this again"
-        found = read_record(self.folder / PROGRESS, records.MINING, remedy)
-        if found is None or found["made_of"] != self._made_of:
-            return False
-        if not all(self._path(name).exists() for name in self.arrays):
-            return False  # they were put in their places, and the folder is what was left
+    def _searched_as(self) -> str:
+        """Digest of what else the neighbors depend on."""
+        return self._of_options(SEARCH_OPTIONS)
+
+    def _of_options(self, names: Sequence[str]) -> str:
+        told = {name: self.made_from[name] for name in ("made_from", "settings", "images")}
+        return records.digest(told | {name: self.made_from["config"][name] for name in names})
+
+    def _open(self) -> None:
+        found = read_record(self.folder / PROGRESS, records.MINING, self._remedy)
+        # Without its arrays the folder is what was left when they had been put in their places.
+        if found is not None and not all(self._path(name).exists() for name in self.arrays):
+            found = None
+        if found is not None and found["features_of"] != self._features_of():
+            print("features: begun again, for they are of other images or options", flush=True)
+            found = None
+        if found is None:
+            self._reserve(tuple(self.arrays))
+        else:
+            self._go_on(found)
+            if found["searched_as"] != self._searched_as():
+                self._reserve(SEARCHED)
+        self._write()
+
+    def _go_on(self, found: dict[str, Any]) -> None:
         stored = self._features()
         for last, digest in found["parts"]:
             if not self.rows < last <= len(stored[0]) or digest != _digest(stored, self.rows, last):
-                raise UserError(f"{self.folder} is damaged; {remedy}")
+                raise UserError(f"{self.folder} is damaged; {self._remedy}")
             self.rows = last
             self.parts.append((last, digest))
-        neighbors = self.array("neighbors")
-        if neighbors.min() < UNKNOWN or neighbors.max() >= len(neighbors):
-            raise UserError(f"{self.folder} is damaged; {remedy}")
         self.random = torch.tensor(list(bytes.fromhex(found["random"])), dtype=torch.uint8)
-        return True
+        if found["searched_as"] == self._searched_as():
+            neighbors = self.array("neighbors")
+            if neighbors.min() < UNKNOWN or neighbors.max() >= len(neighbors):
+                raise UserError(f"{self.folder} is damaged; {self._remedy}")
 
-    def _begin(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        require_room(self.files, sum(each.nbytes for each in self.arrays.values()))
-        self.folder.mkdir()
-        for name, reserved in self.arrays.items():
-            reserve(self._path(name), reserved)
-        self._write()
+    def _reserve(self, names: Sequence[str]) -> None:
+        """Makes arrays anew. What is of earlier ones goes."""
+        wanted = sum(self.arrays[name].nbytes for name in names)
+        features = self.arrays["features"]
+        if features.shape[0] > LARGEST_EXACT:
+            wanted += features.nbytes  # of lists, at most
+        there = [*self.folder.glob("lists.*"), *(self._path(name) for name in names)]
+        freed = sum(path.stat().st_size for path in there if path.exists())
+        require_room(self.files, max(0, wanted - freed))
+        self.folder.mkdir(exist_ok=True)
+        for path in (self.folder / PROGRESS, *there):
+            path.unlink(missing_ok=True)
+        for name in names:
+            reserve(self._path(name), self.arrays[name])
 
     def _write(self) -> None:
         random = bytes(self.random.tolist()).hex()
-        told = {"made_of": self._made_of, "random": random, "parts": self.parts}
-        write_record(self.folder / PROGRESS, told)
+        told = {"features_of": self._features_of(), "searched_as": self._searched_as()}
+        write_record(self.folder / PROGRESS, told | {"random": random, "parts": self.parts})
 
 
 def _digest(arrays: Sequence[np.ndarray], first: int, last: int) -> str:

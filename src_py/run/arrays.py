@@ -1,6 +1,5 @@
 """Reading .npy files that may be damaged or foreign, before any memory is asked for."""
 
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -12,7 +11,6 @@ from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 
 MINING = "extract_features"
-BLOCK = 512  # words of 8 bytes that are summed together
 
 
 def load_features(files: RunFiles) -> np.ndarray:
@@ -40,7 +38,7 @@ def load_array(
     path: Path,
     kind: str = "",
     dimensions: int | None = None,
-    mapped: Literal["r", "c"] | None = None,
+    mapped: Literal["r", "c", "r+"] | None = None,
     remedy: str = "make it again",
 ) -> np.ndarray:
     """The array in a .npy file.
@@ -80,17 +78,3 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     if any(type(length) is not int or length < 0 for length in shape):
         raise ValueError(f"shape {shape}")
     return shape, dtype
-
-
-def quick_digest(array: np.ndarray) -> str:
-    """Tells a damaged array from a whole one at the speed of memory: no guard against malice.
-
-    SHA-256 of the sums, modulo 2^64, of each 4 KiB: one flipped bit changes just one of them.
-    """
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    whole = len(content) // (8 * BLOCK) * (8 * BLOCK)
-    words = content[:whole].view(np.uint64).reshape(-1, BLOCK)
-    digest = hashlib.sha256(repr((array.dtype.str, array.shape)).encode())
-    digest.update(words.sum(axis=1, dtype=np.uint64).tobytes())
-    digest.update(content[whole:].tobytes())
-    return digest.hexdigest()

@@ -213,7 +213,14 @@ CACHE = Schema(
         "pixels": is_text,
     }
 )
-MINING = Schema({"made_of": is_digest, "random": is_text, "parts": list_of(is_stored_part)})
+MINING = Schema(
+    {
+        "features_of": is_digest,
+        "searched_as": is_digest,
+        "random": is_text,
+        "parts": list_of(is_stored_part),
+    }
+)
 # Of a shard: a number that changes with it, where its files lie, and which are not read, and why.
 SHARD = Schema(
     {

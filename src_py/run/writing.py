@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import math
 import os
 import tempfile
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import DTypeLike
 
+SUMMED_TOGETHER = 512  # words of 8 bytes
 FILLED_AT_ONCE = 2**16  # rows
 LARGEST_IN_MEMORY = 2**28  # bytes of an array that is needed only meanwhile
 
@@ -100,3 +102,19 @@ def _take_room(file: BinaryIO, size: int) -> None:
     """
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
         os.posix_fallocate(file.fileno(), 0, size)
+
+
+def quick_digest(array: "np.ndarray") -> str:
+    """Tells a damaged array from a whole one at the speed of memory: no guard against malice.
+
+    SHA-256 of the sums, modulo 2^64, of each 4 KiB: one flipped bit changes just one of them.
+    """
+    import numpy as np
+
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = len(content) // (8 * SUMMED_TOGETHER) * (8 * SUMMED_TOGETHER)
+    words = content[:whole].view(np.uint64).reshape(-1, SUMMED_TOGETHER)
+    digest = hashlib.sha256(repr((array.dtype.str, array.shape)).encode())
+    digest.update(words.sum(axis=1, dtype=np.uint64).tobytes())
+    digest.update(content[whole:].tobytes())
+    return digest.hexdigest()

@@ -11,9 +11,7 @@ from numpy.typing import ArrayLike
 from configs.imagenet import class_words
 from src_py.datasets import digits_rows, find_idx, needed_root, open_torchvision_set, read_idx
 from src_py.images.finding import find_images
-from src_py.images.splits import split_folder
-from src_py.images.tars import is_in_shards
-from src_py.run.addresses import SHARD
+from src_py.images.splits import class_of, split_folder
 from src_py.run.errors import UserError
 
 STL10_CLASSES = (
@@ -57,7 +55,7 @@ def _folder_labels(
     folder = split_folder(root, split)
     if folder is None or (folder == root and not folder_labels):
         return None
-    of_names = [_class_of(root / name, folder) for name in names]
+    of_names = [class_of(root / name, folder) for name in names]
     found = [name for name in of_names if name is not None]
     if len(found) < len(names):
         if folder_labels:
@@ -66,7 +64,7 @@ def _folder_labels(
         return None
     # Both splits number their classes alike, even if one of them lacks a class.
     folders = [part for part in map(split_folder, (root, root), ("train", "test")) if part]
-    in_folders = {_class_of(path, parent) for parent in folders for path in find_images(parent)}
+    in_folders = {class_of(path, parent) for parent in folders for path in find_images(parent)}
     classes = sorted({*found, *filter(None, in_folders)})
     if listed:
         classes = [name for name in classes if name in listed]
@@ -74,15 +72,6 @@ def _folder_labels(
     words = class_words() if listed else {}
     told = [words.get(name, name) for name in classes]
     return np.array([number[name] for name in found], dtype=np.int64), told
-
-
-def _class_of(path: Path, folder: Path) -> str | None:
-    """The first folder below `folder` on the way to `path`, None if it lies in `folder` itself. A
-    shard is no folder of a class."""
-    first, *others = path.relative_to(folder).parts
-    if others and first.endswith(SHARD) and is_in_shards(folder / first):
-        first, *others = others
-    return first if others else None
 
 
 def _set_labels(source: str, root: Path | None, split: str) -> tuple[ArrayLike, list[str]]:
