@@ -35,6 +35,7 @@ from src_py.run.files import (
 from src_py.run.hardware import choose_hardware
 from src_py.run.options import parse
 from src_py.run.stored_models import contrastive_content, load_clustering, load_contrastive
+from src_py.run.writing import quick_digest
 from tests.conftest import PROJECT, write_image
 from tests.made_runs import write_data, write_stage
 
@@ -433,12 +434,12 @@ def test_an_error_without_a_name_gets_that_of_the_file(tmp_path):
 
 def test_quick_digests_tell_every_single_bit():
     array = np.random.default_rng(0).integers(0, 256, (3, 5000), np.uint8)
-    told = arrays.quick_digest(array)
+    told = quick_digest(array)
     for place in range(0, array.size, 97):
         array.flat[place] ^= 1 << place % 8
-        assert arrays.quick_digest(array) != told
+        assert quick_digest(array) != told
         array.flat[place] ^= 1 << place % 8
-    assert arrays.quick_digest(array) == told
+    assert quick_digest(array) == told
 
 
 def test_records_know_their_own_shape():

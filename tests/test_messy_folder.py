@@ -202,7 +202,8 @@ def test_the_estimate_counts_the_weights():
         networks = bytes_written(0, width, backbone) / NETWORKS_ON_DISK
         assert weights == pytest.approx(networks, rel=0.1)
         rows = bytes_written(1000, width, backbone) - bytes_written(0, width, backbone)
-        assert rows == 1000 * (features * 4 + 20 * 8)  # float32, and neighbors of int64
+        # Features in float32, two views in half of it, components twice, fifty neighbors.
+        assert rows == 1000 * (2 * features * 4 + 2 * 64 * 4 + 50 * (8 + 4))
 
 
 def test_a_full_disk_ends_the_first_stage_before_decoding(photo_folder, free):

@@ -100,7 +100,7 @@ def test_the_first_cell_fetches_the_project_and_goes_there(tmp_path):
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in sources]
     execute(notebook, tmp_path)
     for cell in (notebook.cells[1], notebook.cells[3]):
-        assert [output.text.strip() for output in cell.outputs] == ["scan"]
+        assert "".join(output.text for output in cell.outputs).strip() == "scan"
 
     kept = tmp_path / "scan" / "of-mine.txt"
     kept.touch()
