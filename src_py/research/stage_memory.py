@@ -1,6 +1,6 @@
 """Peak memory of each stage, for more and more images.
 
-    python -m src_py.research.stage_memory results/memory.json 10000 100000 1000000
+    python -m src_py.research.stage_memory results/memory.json 10000 100000
 
 Makes a shard of that many small random pictures and runs the stages on them, once with a network
 that is trained here, once with weights that stay. What counts is memory that processes have to
