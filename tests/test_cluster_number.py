@@ -19,7 +19,8 @@ from src_py.clusters.number import ClusterNumberStudy, Evidence, recommend
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.neighbors import find_neighbors
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, hashes, write_array
+from src_py.run.files import RunFiles, hashes
+from src_py.run.writing import write_array
 from tests.conftest import PROJECT
 from tests.made_runs import write_data, write_stage
 

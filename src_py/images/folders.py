@@ -26,8 +26,8 @@ from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run import records
 from src_py.run.arrays import load_array
 from src_py.run.errors import UserError
-from src_py.run.files import read_record, write_array, write_record
-from src_py.run.writing import quick_digest
+from src_py.run.files import read_record, write_record
+from src_py.run.writing import quick_digest, write_array
 
 THUMBNAIL_SIZE = 8  # px
 CACHE_VERSION = 3  # raise it when decoding changes, so that older caches are decoded again

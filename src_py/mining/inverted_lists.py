@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from src_py.mining.ranking import rank
-from src_py.run.writing import Reserved, quick_digest, reserve, write_atomically
+from src_py.run.writing import Reserved, quick_digest, reserve, write_array, write_atomically
 
 ROWS_PER_CENTROID = 48  # that k-means sees: a fifth of faiss's default
 FEWEST_PER_CENTROID = 39  # or it warns
@@ -91,7 +91,7 @@ class InvertedLists:
         if isinstance(self.unit, np.memmap):
             self.unit.flush()
         for name in ("centroids", "starts", "order"):
-            _save(folder / FILES[name], getattr(self, name))
+            write_array(folder / FILES[name], getattr(self, name))
         told = self._digest()
         write_atomically(folder / DIGEST, lambda temporary: temporary.write_text(told))
 
@@ -256,7 +256,3 @@ def _reserved(shape: tuple[int, int], folder: Path | None) -> np.ndarray:
     path = folder / FILES["unit"]
     reserve(path, Reserved(shape, np.float32))
     return np.load(path, mmap_mode="r+")
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    write_atomically(path, lambda temporary: np.save(temporary, array))

@@ -19,7 +19,6 @@ from src_py.run.stages import CHECKPOINT_ROOT, CORRECTIONS_FILE, PRETEXTS, STAGE
 from src_py.run.writing import write_atomically
 
 if TYPE_CHECKING:
-    import numpy as np
     from _typeshed import DataclassInstance
 
 LOG_ROOT = Path("logs")
@@ -337,13 +336,6 @@ def load_json(path: Path) -> Any:
         raise UserError(
             f"{path} is damaged ({error}): delete it, and run what makes it again"
         ) from None
-
-
-def write_array(path: Path, array: "np.ndarray") -> None:
-    """Writes a numpy array as .npy, all or nothing."""
-    import numpy as np
-
-    write_atomically(path, lambda temporary: np.save(temporary, array))
 
 
 def as_plain(config: "DataclassInstance") -> dict[str, Any]:

@@ -41,6 +41,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_array(path: Path, array: "np.ndarray") -> None:
+    """Writes a numpy array as .npy, all or nothing."""
+    import numpy as np
+
+    write_atomically(path, lambda temporary: np.save(temporary, array))
+
+
 class Reserved(NamedTuple):
     """
     Attributes:
