@@ -28,14 +28,13 @@ from src_py.run.files import (
     RunFiles,
     read_record,
     sha256,
-    write_array,
     write_atomically,
     write_record,
 )
 from src_py.run.hardware import choose_hardware
 from src_py.run.options import parse
 from src_py.run.stored_models import contrastive_content, load_clustering, load_contrastive
-from src_py.run.writing import quick_digest
+from src_py.run.writing import quick_digest, write_array
 from tests.conftest import PROJECT, write_image
 from tests.made_runs import write_data, write_stage
 
