@@ -13,6 +13,14 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35}
 KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 PATIENCE = 60  # seconds, for a machine that is busy
+# The middle of an element that was there the last time, too; false otherwise.
+AT_REST = """element => {
+    const { x, y, width, height } = element.getBoundingClientRect();
+    const [middle, before] = [[x + width / 2, y + height / 2], element.lastMiddle];
+    element.lastMiddle = String(middle);
+    const hit = document.elementFromPoint(...middle);
+    return before === String(middle) && element.contains(hit) && middle;
+}"""
 
 
 class Browser:
@@ -121,11 +129,9 @@ class Browser:
             )
 
     def click(self, selector):
+        """Where the element is when it has come to rest and nothing lies over it."""
         self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView()")
-        x, y = self.run(
-            f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])"
-            f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
-        )
+        x, y = self.wait_for(f"({AT_REST})(document.querySelector({json.dumps(selector)}))")
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
