@@ -19,12 +19,14 @@ def main(config: MoCoConfig) -> None:
     from src_py.models import ContrastiveModel
     from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
+    from src_py.run.pretrained import settle_network
     from src_py.run.session import TrainingSession
     from src_py.run.stored_models import contrastive_content
     from src_py.training_loops import train_moco
 
     claim(config.files, None if config.restart else config.data, begins_run=True)
     hardware = choose_hardware(config.device)
+    config = settle_network(config, hardware)
     session = TrainingSession(config, "moco", hardware, started=STARTED)
     if session.is_finished:
         return

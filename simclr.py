@@ -21,13 +21,19 @@ def main(config: SimCLRConfig) -> None:
     from src_py.models import ContrastiveModel
     from src_py.run.claim import claim
     from src_py.run.hardware import choose_hardware
-    from src_py.run.pretrained import pretrained_model, starting_preset, weights_hint
+    from src_py.run.pretrained import (
+        pretrained_model,
+        settle_network,
+        starting_preset,
+        weights_hint,
+    )
     from src_py.run.session import TrainingSession
     from src_py.run.stored_models import contrastive_content
     from src_py.training_loops import train_simclr
 
     claim(config.files, None if config.restart else config.data, begins_run=True)
     hardware = choose_hardware(config.device)
+    config = settle_network(config, hardware)
     session = TrainingSession(config, "simclr", hardware, started=STARTED)
     if session.is_finished:
         return

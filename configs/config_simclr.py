@@ -15,12 +15,16 @@ class SimCLRConfig(TrainingConfig):
     batch_size: int = 512  # images a step, two views of each
     learning_rate: float = 0.4  # peak, for a batch of 512; in proportion to the actual batch
     weight_decay: float = 1e-4  # L2 penalty
+    optimizer: Literal["auto", "sgd", "muon"] = "auto"
+    """the paper's, or one whose steps are as large in all directions of a weight matrix, which
+    learns more in few steps; auto: muon for the compact network, unless --recipe paper, else sgd"""
     momentum: float = 0.9  # of SGD
     warmup_epochs: int = 0  # of linear rise to the peak, before the cosine; at most half of all
     temperature: float = 0.1  # of NT-Xent
-    backbone: Literal["resnet18", "resnet50", "compact"] = "resnet18"
+    backbone: Literal["auto", "resnet18", "resnet50", "compact"] = "auto"
     """the network: the paper's, its deeper one for ImageNet, or a plain one that learns small
-    images in a fraction of the time (--init has its own)"""
+    images in a fraction of the time; auto: compact on a CPU for images of up to 64 px, unless
+    --recipe paper, else resnet18 (--init has its own)"""
     width: int = 64
     """channels of its first stage; features have eight times as many, of resnet50 32 times"""
     freeze: bool = False

@@ -262,4 +262,5 @@ PRESETS = {
 
 DEFAULT_PRESET = "digits"
 FOLDER_PRESET = "folder"
+LARGEST_SIDE_ON_CPU = 64  # px, of a folder's: above it one epoch of a small one takes hours there
 SMALL_GREY_PRESET = "small_grey"  # for a folder of such images, unless another one is named

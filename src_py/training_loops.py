@@ -27,7 +27,7 @@ from src_py.optimizers import (
     classifier_optimizer,
     descend,
     moving_average,
-    sgd,
+    pretext_optimizer,
     update_average,
 )
 from src_py.pseudo_labels import PseudoLabels
@@ -102,7 +102,7 @@ def moco_steps(
 def train_simclr(
     model: ContrastiveModel, images: ImageLoader, config: SimCLRConfig, session: TrainingSession
 ) -> None:
-    trained: Trained = {"model": model, "optimizer": sgd(model, config)}
+    trained: Trained = {"model": model, "optimizer": pretext_optimizer(model, config)}
     _train_pretext(simclr_steps, trained, images, config, session)
 
 
@@ -113,7 +113,7 @@ def train_moco(
     target = hardware.place(copy.deepcopy(model), config.compile).train()
     queue = hardware.place(KeyQueue(min(config.queue_size, len(images)), config.projection_dim))
     trained: Trained = {"model": model, "target": target, "queue": queue}
-    trained["optimizer"] = sgd(model, config)
+    trained["optimizer"] = pretext_optimizer(model, config)
     _train_pretext(moco_steps, trained, images, config, session)
 
 

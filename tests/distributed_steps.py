@@ -18,7 +18,7 @@ from src_py.backbones import BackboneSpec, CompactSpec
 from src_py.images.loaders import ResidentImages, shuffled_batches
 from src_py.inference import all_logits
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel, KeyQueue
-from src_py.optimizers import adam, moving_average, sgd
+from src_py.optimizers import adam, moving_average, pretext_optimizer
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run import hardware as hardware_of
 from src_py.training_loops import moco_steps, scan_steps, self_label_steps, simclr_steps
@@ -66,13 +66,13 @@ def main(file):
 
     simclr = SimCLRConfig(run="r", augment=STROKES)
     first = encoder(hardware, BackboneSpec(8, 1, small_stem=True))
-    train("simclr", simclr_steps, False, first, sgd(first, simclr), simclr)
+    train("simclr", simclr_steps, False, first, pretext_optimizer(first, simclr), simclr)
 
-    moco = MoCoConfig(run="r", augment=STROKES)
+    moco = MoCoConfig(run="r", augment=STROKES, optimizer="muon")
     other, target = encoder(hardware, CompactSpec(8, 1)), encoder(hardware, CompactSpec(8, 1))
     torch.manual_seed(0)
     queue = exactly(KeyQueue(64, 16))
-    train("moco", moco_steps, False, other, target, queue, sgd(other, moco), moco)
+    train("moco", moco_steps, False, other, target, queue, pretext_optimizer(other, moco), moco)
 
     scan = ScanConfig(run="r", clusters=5, heads=2, augment=STRONG, plain_neighbors=True)
     model = classifier(hardware, heads=2)

@@ -72,3 +72,12 @@ def test_the_table_shows_spread_and_the_worst_seed():
     table = as_table({"best": {"scan": scores}})
     assert "| best | scan | 2 | 1.000 ± 0.000 |" in table and "| 0.800 |" in table
     assert mean_and_spread([0.5]) == "0.500"
+
+
+@pytest.mark.parametrize(
+    ("simclr", "shared"), [("", False), ("--backbone resnet18", True), ("--backbone=compact", True)]
+)
+def test_recipes_share_a_pretext_only_where_their_network_is_the_same(simclr, shared):
+    config = AblationConfig(preset="cifar10", device="cpu", simclr=simclr)
+    source = ablation._pretext_source(config, "best", "cifar10-{}-seed0")
+    assert (source is not None) == shared

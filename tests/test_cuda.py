@@ -11,7 +11,7 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.backbones import BackboneSpec, ResNet18
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
-from src_py.optimizers import adam, sgd
+from src_py.optimizers import adam, pretext_optimizer
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run.hardware import choose_hardware
 from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
@@ -33,7 +33,9 @@ def endless(batch, *shape):
 def simclr(batch, generator, hardware):
     config = SimCLRConfig(run="cuda")
     model = hardware.place(ContrastiveModel(SPEC))
-    return simclr_steps(model, sgd(model, config), endless(batch), generator, config, hardware)
+    return simclr_steps(
+        model, pretext_optimizer(model, config), endless(batch), generator, config, hardware
+    )
 
 
 def scan(batch, generator, hardware):

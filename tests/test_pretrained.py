@@ -15,7 +15,13 @@ from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run import torchvision_compat  # noqa: F401  (must precede torchvision)
 from src_py.run.checkpoints import save_checkpoint
 from src_py.run.errors import UserError
-from src_py.run.pretrained import load_backbone, pretrained_model, pretrained_preset
+from src_py.run.hardware import Hardware
+from src_py.run.pretrained import (
+    load_backbone,
+    pretrained_model,
+    pretrained_preset,
+    settle_network,
+)
 from src_py.run.stored_models import (
     clustering_content,
     contrastive_content,
@@ -287,6 +293,31 @@ def test_the_preset_takes_the_weights_size_and_statistics(tmp_path):
     file = tmp_path / "small.pth"
     torch.save(ResNet18(BackboneSpec(4, 3, small_stem=True)).state_dict(), file)
     assert pretrained_preset(str(file), PRESETS["cifar10"], 3, True).image_size == 32
+
+
+AUTO = {
+    "small images on a CPU": ({}, "cpu", "compact", "muon"),
+    "a folder's, chosen to be small there": ({"preset": "folder"}, "cpu", "compact", "muon"),
+    "larger ones": ({"image_size": 65}, "cpu", "resnet18", "sgd"),
+    "a set of larger ones": ({"preset": "stl10"}, "cpu", "resnet18", "sgd"),
+    "on a GPU": ({}, "cuda", "resnet18", "sgd"),
+    "as published": ({"recipe": "paper"}, "cpu", "resnet18", "sgd"),
+    "as published, another network": (
+        {"recipe": "paper", "backbone": "compact"}, "cpu", "compact", "sgd",
+    ),
+    "weights of others": ({"init": "resnet18"}, "cpu", "resnet18", "sgd"),
+    "the network said": ({"backbone": "compact"}, "cuda", "compact", "muon"),
+    "both said": ({"backbone": "resnet18", "optimizer": "muon"}, "cpu", "resnet18", "muon"),
+    "ImageNet's": ({"preset": "imagenet50", "backbone": "resnet50"}, "cpu", "resnet50", "sgd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AUTO)
+def test_the_network_that_nobody_names_is_the_better_one_there(case):
+    options, device, *expected = AUTO[case]
+    config = SimCLRConfig(**{"preset": "cifar10", **options})
+    settled = settle_network(config, Hardware(torch.device(device), None))
+    assert [settled.backbone, settled.optimizer] == expected
 
 
 def test_timm_missing_names_the_command(monkeypatch):

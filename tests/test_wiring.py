@@ -21,7 +21,7 @@ from src_py.images.loaders import ResidentImages
 from src_py.losses import UNRELIABLE, ScanLoss, SelfLabelLoss, scan_loss
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel, KeyQueue
 from src_py.neighbor_pairs import NeighborPairs
-from src_py.optimizers import adam, descend, sgd
+from src_py.optimizers import adam, descend, pretext_optimizer
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
@@ -103,7 +103,7 @@ def test_simclr_compares_two_views_of_the_same_images(monkeypatch, pixels):
     shown = seen_by(model)
     config = SimCLRConfig(augment=PLAIN_VIEW)  # both views are then the image itself
     batches = [(torch.arange(5), pixels[:5])]
-    steps = (model, sgd(model, config), batches, generator(), config, FLOAT32)
+    steps = (model, pretext_optimizer(model, config), batches, generator(), config, FLOAT32)
     (step,) = training_loops.simclr_steps(*steps)
     assert step.images == 5
     assert torch.equal(shown[0], as_seen(pixels[:5]).repeat(2, 1, 1, 1))
@@ -120,7 +120,7 @@ def test_the_two_views_of_simclr_are_drawn_apart(pixels):
     batches = [(torch.arange(5), pixels[:5])]
     list(
         training_loops.simclr_steps(
-            model, sgd(model, config), batches, generator(), config, FLOAT32
+            model, pretext_optimizer(model, config), batches, generator(), config, FLOAT32
         )
     )
     first, second = shown[0].chunk(2)
@@ -161,7 +161,7 @@ def moco(monkeypatch, pixels):
     before = [[p.clone() for p in each.parameters()] for each in (target, model)]
     old_keys = queue.keys.clone()
     batches = [(torch.arange(5), pixels[:5])]
-    parts = (model, target, queue, sgd(model, config), batches)
+    parts = (model, target, queue, pretext_optimizer(model, config), batches)
     (step,) = training_loops.moco_steps(*parts, generator(), config, FLOAT32)
     return SimpleNamespace(**locals())
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from configs.config_simclr import SimCLRConfig
-from configs.presets import Preset
+from configs.presets import LARGEST_SIDE_ON_CPU, Preset
 from src_py.datasets import choose_image_size, load_images, needed_root
 from src_py.images.decoding import Skipped
 from src_py.images.disk_space import bytes_written, require_disk_space
@@ -48,7 +48,6 @@ from src_py.run.hardware import Hardware
 from src_py.run.stages import PRETEXTS
 
 FEWEST_IMAGES = 32
-LARGEST_SIDE_ON_CPU = 64  # px: above it one epoch of a small folder takes hours on a laptop
 LARGEST_SIDE = 224  # px
 
 

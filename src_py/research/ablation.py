@@ -15,6 +15,7 @@ from configs.config_scan import ScanConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json, write_json, write_record
+from src_py.run.hardware import choose_hardware
 from src_py.run.stages import CLASSIFIERS, LABELS_FILE, PRETEXTS, chain
 
 SCORES = ("acc", "nmi", "ari")
@@ -151,6 +152,9 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
         return None if setting == "moco" else RunFiles(pattern.format(BEST_RECIPE))
     preset = PRESETS[config.preset]
     alike = preset.stage("simclr", PAPER_RECIPE) == preset.stage("simclr", BEST_RECIPE)
+    if not {"--backbone", "--init"} & set(config.simclr.replace("=", " ").split()):
+        # Otherwise the recipes may differ in their network; see pretrained.settle_backbone.
+        alike = alike and choose_hardware(config.device).device.type != "cpu"
     paper = RunFiles(pattern.format(PAPER_RECIPE))
     if setting == BEST_RECIPE and alike and PAPER_RECIPE in config.settings:
         return paper

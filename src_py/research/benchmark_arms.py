@@ -26,7 +26,7 @@ from src_py.inference import infer
 from src_py.losses import nt_xent, scan_loss, self_label_loss
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
 from src_py.neighbors import UNKNOWN, Neighbors, find_neighbors, neighbor_recall
-from src_py.optimizers import adam, descend, sgd
+from src_py.optimizers import adam, descend, pretext_optimizer
 from src_py.pseudo_labels import PseudoLabels
 from src_py.research.benchmarking import (
     Arm,
@@ -144,7 +144,7 @@ def _pretext(
 ) -> dict[str, Arm]:
     spec = BackboneSpec.for_images(width, 3, pixels.shape[-1])
     ours, alone, reference = (_normalizing(ContrastiveModel(spec)) for _ in range(3))
-    trained: Trained = {"model": ours, "optimizer": sgd(ours, config)}
+    trained: Trained = {"model": ours, "optimizer": pretext_optimizer(ours, config)}
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
         first, second = model(views).chunk(2)
@@ -153,9 +153,13 @@ def _pretext(
     view = simclr_view(pixels.shape[-1])
     data = ViewsOfImages(_as_arrays(pixels), [view, view])
     return {
-        "reference": _reference(reference, sgd, config, data, batch, hardware, loss_of_views),
+        "reference": _reference(
+            reference, pretext_optimizer, config, data, batch, hardware, loss_of_views
+        ),
         "ours": _ours(simclr_steps, trained, config, pixels, (batch,), hardware, compiled),
-        "network": _network(alone, sgd, config, pixels, 2 * batch, hardware, loss_of_views),
+        "network": _network(
+            alone, pretext_optimizer, config, pixels, 2 * batch, hardware, loss_of_views
+        ),
     }
 
 

@@ -20,7 +20,7 @@ from configs.config_simclr import SimCLRConfig
 from src_py.backbones import new_spec
 from src_py.images.loaders import ResidentImages
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
-from src_py.optimizers import adam, sgd
+from src_py.optimizers import adam, pretext_optimizer
 from src_py.run.distributed import leave
 from src_py.run.files import write_json
 from src_py.run.hardware import choose_hardware
@@ -81,7 +81,7 @@ def _work(told: Path, stage: str, network: str, size: int, batch: int) -> None:
         encoder = hardware.place(ContrastiveModel(spec)).train()
         config = SimCLRConfig(run="speed")
         batches = images.batches([rows] * (STEPS + 1))
-        parts = (encoder, sgd(encoder, config), batches, generator, config, hardware)
+        parts = (encoder, pretext_optimizer(encoder, config), batches, generator, config, hardware)
         steps = iter(simclr_steps(*parts))
     else:
         backbone = ContrastiveModel(spec).backbone
