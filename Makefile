@@ -163,9 +163,9 @@ results-photos: $(VENV)/installed
 	rm -f results/flowers12/*/*/contact_sheet.png results/scenes15/*/*/contact_sheet.png \
 	    results/trashnet/*/*/contact_sheet.png  # whose photos are not ours to pass on
 
-# On one thread of a CPU within thirty minutes, at a quarter of the width and half of the side:
+# On one thread of a CPU within thirty minutes, at a quarter of the width and three quarters of the side:
 # make results-cifar10-cpu DATA=<folder with train/<class>/ and test/<class>/>
 results-cifar10-cpu: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes best --seeds 0,1 \
 	    --pixels --out results/cifar10-jpeg \
-	    --simclr="--minutes 30 --width 16 --image-size 16 --temperature 0.2"
+	    --simclr="--minutes 30 --width 16 --image-size 24 --temperature 0.2"
