@@ -82,7 +82,7 @@ clean:
 
 # The figures of the pages: see ablation.py for what is kept of each run.
 .PHONY: cifar10 results-processes results-mining results-memory results-digits results-parts results-side-by-side results-folder \
-    results-digits-long-tail results-fashion-mnist results-cifar10-cpu results-photos
+    results-digits-long-tail results-fashion-mnist results-cifar10-cpu results-photos results-minutes
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
 # make cifar10 DATA=<folder> RECIPE=best MINUTES=25
@@ -169,3 +169,22 @@ results-cifar10-cpu: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes best --seeds 0,1 \
 	    --pixels --out results/cifar10-jpeg \
 	    --simclr="--minutes 30 --width 16 --image-size 24 --temperature 0.2"
+
+# Accuracy against minutes, for the four stages together, of both networks, to
+# results/minutes/<set>/<minutes>/ and a picture. With all of the minutes it takes ten hours a seed; what is
+# done is not done again, and SETS=digits MINUTES="3 10" takes a part of it:
+# make results-minutes DATA=<folder with train/<class>/ and test/<class>/> SEEDS=0,1
+# Fashion-MNIST is downloaded, or read from the folder FASHION.
+SETS ?= digits fashion_mnist $(if $(DATA),cifar10)
+minutes_digits := --preset digits
+minutes_fashion_mnist = --preset fashion_mnist $(if $(FASHION),--data "$(FASHION)")
+minutes_cifar10 = --preset cifar10 --data "$(or $(DATA),$(error make results-minutes: say which folder has CIFAR-10: DATA=cifar10))"
+small_fashion_mnist := --width 16 --image-size 20
+small_cifar10 := --width 16 --image-size 24 --temperature 0.2
+results-minutes: MINUTES ?= 3 10 30 60
+results-minutes: $(VENV)/installed
+	set -e; for minutes in $(MINUTES); do $(foreach set,$(SETS), \
+	    $(BIN)/python ablation.py $(minutes_$(set)) --recipes "" --variants compact,resnet18 --seeds $(SEEDS) \
+	        --simclr="--minutes $$minutes $(small_$(set))" --out results/minutes/$(set)/$$minutes;) \
+	done
+	$(BIN)/python -m src_py.research.minutes_plot

@@ -16,6 +16,8 @@ NUMBERS = {"widths": (1, 1024), "sizes": (100, 10**9)}  # the least and the larg
 class BenchmarkConfig(SeedOption, DeviceOption, ScriptConfig):
     stage: Literal["all", "pretext", "scan", "selflabel", "extraction", "predict", "mining"] = "all"
     # what to measure
+    backbone: Literal["resnet18", "resnet50", "compact"] = "resnet18"
+    """the network, as simclr.py has it"""
     widths: str = "16,64"  # of the network, separated by commas
     image_size: int = 32  # side in px
     batch_size: int | None = None  # images a step (default: 128 on a CPU, else the stage's own)
@@ -24,7 +26,9 @@ class BenchmarkConfig(SeedOption, DeviceOption, ScriptConfig):
     sizes: str = "10000,50000,200000,1000000"  # rows that are mined, separated by commas
     compile: bool = False  # a further arm: ours, compiled (torch.compile)
     profile: bool = False  # also print the operations that a step of each arm spends its time in
-    quick: bool = False  # only the pretext at width 16 and mining of 10,000 rows, within 50 s
+    quick: bool = False
+    """only the pretext at width 16, of compact and of resnet18, and mining of 10,000 rows, within
+    50 s"""
     out: Path = Path("results/benchmark.json")  # where the figures go
 
     def __post_init__(self) -> None:

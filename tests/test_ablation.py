@@ -3,13 +3,14 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from configs.config_ablation import AblationConfig
 from src_py.research import ablation
-from src_py.research.ablation import as_table, mean_and_spread
+from src_py.research.ablation import as_table, mean_and_spread, runs_name
 from src_py.run.options import parse
 from tests.script_process import Copy
 
@@ -60,6 +61,26 @@ def test_a_variant_needs_the_pretext_of_best(run_script, class_tree):
         "--variants", "mutual", "--seeds", "0", status=2,
     ).stderr  # fmt: skip
     assert "it must be compared first" in said
+
+
+def test_a_variant_of_the_network_trains_its_own_pretext(compare, class_tree, tmp_path):
+    told = compare(
+        "--data", class_tree, "--preset", "folder", "--recipes", "",
+        "--variants", "compact,resnet18", "--seeds", "0",
+        f"--simclr={TINY} --width 4 --image-size 8",
+        f"--scan={TINY} --clusters 4 --candidate-heads 2 --heads 2",
+        f"--selflabel={TINY}", "--device", "cpu", "--out", "results/minutes/tree/3",
+    )  # fmt: skip
+    for network in ("compact", "resnet18"):
+        kept = tmp_path / "results" / "minutes" / "tree" / "3" / network / "seed0"
+        assert json.loads((kept / "simclr.json").read_text())["config"]["backbone"] == network
+        assert f"--run minutes-tree-3-{network}-seed0" in told
+
+
+def test_comparisons_that_lie_apart_share_no_run():
+    assert runs_name(Path("results/digits")) == "digits"
+    assert runs_name(Path("results/minutes/digits/3")) == "minutes-digits-3"
+    assert runs_name(Path("out/cifar10-25min")) == "cifar10-25min"
 
 
 def test_unknown_settings_are_refused(run_script):

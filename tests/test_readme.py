@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import statistics
 import sys
 import tomllib
@@ -160,6 +161,13 @@ def test_tables_hold_every_measured_set(tmp_path):
     assert found == ["digits", "fashion_mnist", "a-new-set"]
     assert "## a-new-set" in texts[tmp_path / "results" / "README.md"]
     assert "| best | kmeans | 1 |" in texts[tmp_path / "results" / "a-new-set" / "table.md"]
+    assert "## minutes" not in texts[tmp_path / "results" / "README.md"]
+    within = tmp_path / "results" / "minutes" / "digits" / "3" / "compact" / "seed0"
+    within.mkdir(parents=True)
+    shutil.copy2(seed / "evaluation.json", within)
+    texts = render(tmp_path)
+    assert "| digits | compact | 3 | 1 | 0.500 " in texts[tmp_path / "results" / "README.md"]
+    assert texts[tmp_path / "README.md"] == short
 
 
 def digits_scores():

@@ -18,7 +18,10 @@ from src_py.run.files import RunFiles, load_json, write_json, write_record
 from src_py.run.hardware import choose_hardware
 from src_py.run.stages import CLASSIFIERS, LABELS_FILE, PRETEXTS, chain
 
+Scores = dict[str, list[float]]  # by '<split> <score>', one value for each seed
+
 SCORES = ("acc", "nmi", "ari")
+RESULTS = Path("results")
 # What the pretext leaves: a setting that changes only later stages begins with it.
 SHARED = ("data.json", "simclr.json", "pretext.pt")
 # What the mining adds, which no seed changes where the weights are frozen.
@@ -37,7 +40,8 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     if (out / "evaluation.json").exists():
         print(f"{setting}, seed {seed}: done already ({out})")
         return
-    pattern = f"{out.parent.parent.name}-{{}}-seed{seed}"  # of the runs' names, by setting
+    runs = runs_name(out.parent.parent)
+    pattern = f"{runs}-{{}}-seed{seed}"  # of the runs' names, by setting
     files = RunFiles(pattern.format(setting))
     recipe = PAPER_RECIPE if setting == PAPER_RECIPE else BEST_RECIPE
     pretext = "moco" if setting == "moco" else "simclr"
@@ -45,7 +49,7 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     done: tuple[str, ...] = ("simclr",)
     first_seed = config.seeds.split(",")[0]
     if "--init" in config.simclr and "--fine-tune" not in config.simclr and str(seed) != first_seed:
-        mined = RunFiles(f"{out.parent.parent.name}-{setting}-seed{first_seed}")
+        mined = RunFiles(f"{runs}-{setting}-seed{first_seed}")
         if mined.neighbors.exists():  # not where only its results have been kept
             source, done = mined, ("simclr", "extract_features")
     if source:
@@ -69,7 +73,14 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     _keep(files, pretext, out)
 
 
-def summarize(out: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+def runs_name(out: Path) -> str:
+    """What the names of the runs begin with whose results lie in `out`: all of its folders below
+    results/, so that no two comparisons share a run."""
+    below = out.relative_to(RESULTS) if out.is_relative_to(RESULTS) else Path(out.name)
+    return "-".join(below.parts)
+
+
+def summarize(out: Path) -> dict[str, dict[str, Scores]]:
     """All scores below `out`: setting -> method -> '<split> <score>' -> one value for each seed."""
     found: dict = {}
     for path in sorted(out.glob("*/seed*/evaluation.json")):
@@ -105,26 +116,28 @@ def as_table(summary: dict) -> str:
 def as_headlines(name: str, summary: dict) -> list[str]:
     """A row for each recipe of one set: ACC of k-means on the features, of scan and of selflabel.
 
-    On the test split, or on the training split where there is no other.
-
     Args:
         name: of the set's folder below results/.
     """
-    rows = []
-    for recipe in (PAPER_RECIPE, BEST_RECIPE):
-        if recipe not in summary:
-            continue
-        scores = {
-            method: summary[recipe][method].get("test acc", summary[recipe][method]["train acc"])
-            for method in ("kmeans", *CLASSIFIERS)
-        }
-        cells = [mean_and_spread(values) for values in scores.values()]
-        final = scores["selflabel"]
-        rows.append(
-            f"| [{name}](results/{name}/table.md) | {recipe} | {len(final)} "
-            f"| {' | '.join(cells)} | {min(final):.3f} |"
-        )
-    return rows
+    return [
+        f"| [{name}](results/{name}/table.md) | {recipe} | {headline_cells(summary[recipe])} |"
+        for recipe in (PAPER_RECIPE, BEST_RECIPE)
+        if recipe in summary
+    ]
+
+
+def headline_cells(methods: dict[str, Scores]) -> str:
+    """Of one setting: how many seeds, ACC of k-means, scan and selflabel, and the worst seed's.
+
+    On the test split, or on the training split where there is no other.
+    """
+    scores = {
+        method: methods[method].get("test acc", methods[method]["train acc"])
+        for method in ("kmeans", *CLASSIFIERS)
+    }
+    cells = [mean_and_spread(values) for values in scores.values()]
+    final = scores["selflabel"]
+    return f"{len(final)} | {' | '.join(cells)} | {min(final):.3f}"
 
 
 def mean_and_spread(values: list[float] | None) -> str:
@@ -149,7 +162,8 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
         pattern: of the runs' names, with {} in the place of the setting.
     """
     if setting in VARIANTS:
-        return None if setting == "moco" else RunFiles(pattern.format(BEST_RECIPE))
+        own = setting == "moco" or "simclr" in VARIANTS[setting]  # another method, or network
+        return None if own else RunFiles(pattern.format(BEST_RECIPE))
     preset = PRESETS[config.preset]
     alike = preset.stage("simclr", PAPER_RECIPE) == preset.stage("simclr", BEST_RECIPE)
     if not {"--backbone", "--init"} & set(config.simclr.replace("=", " ").split()):

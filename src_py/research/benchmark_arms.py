@@ -20,7 +20,7 @@ from configs.config_predict import PredictConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
-from src_py.backbones import Backbone, BackboneSpec, ResNet18
+from src_py.backbones import Backbone, Spec, build_backbone
 from src_py.images.loaders import ResidentImages
 from src_py.inference import infer
 from src_py.losses import nt_xent, scan_loss, self_label_loss
@@ -36,6 +36,7 @@ from src_py.research.benchmarking import (
     steady,
     top_operations,
 )
+from src_py.research.device_peak import Peak, flops_per_image
 from src_py.research.reference_pipeline import (
     ViewsOfImages,
     endless_batches,
@@ -61,15 +62,17 @@ Config = TypeVar("Config", bound=TrainingConfig)
 
 def measure_stage(
     stage: str,
-    width: int,
+    spec: Spec,
     config: BenchmarkConfig,
     stage_config: TrainingConfig | ExtractFeaturesConfig | PredictConfig,
     hardware: Hardware,
+    peak: Peak,
 ) -> dict:
-    """Images per second of every arm of a stage, and the ratios of ours to the others.
+    """Images per second of every arm of a stage, its share of the peak, and the ratios of ours.
 
     Args:
         stage_config: of the stage itself.
+        peak: of this hardware.
     """
     size = config.image_size
     batch = config.batch_size or (
@@ -77,11 +80,12 @@ def measure_stage(
     )
     random = torch.Generator().manual_seed(config.seed)
     pixels = torch.randint(256, (IMAGES, 3, size, size), generator=random, dtype=torch.uint8)
-    arms = BUILDERS[stage](pixels, width, batch, stage_config, hardware)
+    built_with = (pixels, spec, batch, stage_config, hardware)
+    arms = BUILDERS[stage](*built_with)
     if config.compile:
-        arms["compiled"] = BUILDERS[stage](pixels, width, batch, stage_config, hardware, True)[
-            "ours"
-        ]
+        arms["compiled"] = BUILDERS[stage](*built_with, True)["ours"]
+    with arms["network"]() as step:  # what all arms have in common
+        flops = flops_per_image(step)
     found = measure(arms, config.rounds, config.seconds, hardware.device)
     ours = found["ours"].median
     profiles = {}
@@ -89,7 +93,11 @@ def measure_stage(
         profiles = {name: top_operations(arm, hardware.device) for name, arm in arms.items()}
     return {
         "batch_size": batch,
-        "arms": {name: measurement.as_dict() for name, measurement in found.items()},
+        "flops_per_image": round(flops),
+        "arms": {
+            name: measurement.as_dict() | peak.reached(measurement.median, flops)
+            for name, measurement in found.items()
+        },
         "top_operations": profiles,
         "ours_over": {
             name: round(ours / measurement.median, 3)
@@ -136,13 +144,12 @@ def _write_clustered(path: Path, rows: int, width: int) -> None:
 
 def _pretext(
     pixels: Tensor,
-    width: int,
+    spec: Spec,
     batch: int,
     config: SimCLRConfig,
     hardware: Hardware,
     compiled: bool = False,
 ) -> dict[str, Arm]:
-    spec = BackboneSpec.for_images(width, 3, pixels.shape[-1])
     ours, alone, reference = (_normalizing(ContrastiveModel(spec)) for _ in range(3))
     trained: Trained = {"model": ours, "optimizer": pretext_optimizer(ours, config)}
 
@@ -165,14 +172,14 @@ def _pretext(
 
 def _scan(
     pixels: Tensor,
-    width: int,
+    spec: Spec,
     batch: int,
     config: ScanConfig,
     hardware: Hardware,
     compiled: bool = False,
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
-    ours, alone, reference = (_classifier(width, size, config.heads) for _ in range(3))
+    ours, alone, reference = (_classifier(spec, config.heads) for _ in range(3))
     trained: Trained = {"model": ours, "optimizer": adam(ours, config)}
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
@@ -190,14 +197,14 @@ def _scan(
 
 def _self_label(
     pixels: Tensor,
-    width: int,
+    spec: Spec,
     batch: int,
     config: SelfLabelConfig,
     hardware: Hardware,
     compiled: bool = False,
 ) -> dict[str, Arm]:
     size = pixels.shape[-1]
-    ours, alone, reference = (_classifier(width, size, heads=1) for _ in range(3))
+    ours, alone, reference = (_classifier(spec, heads=1) for _ in range(3))
     trained: Trained = {"model": ours, "teacher": ours, "optimizer": adam(ours, config)}
     trained["pseudo_labels"] = PseudoLabels(len(pixels), hardware.device)
 
@@ -218,17 +225,17 @@ def _self_label(
 
 
 def _extraction(
-    pixels: Tensor, width: int, batch: int, _: object, hardware: Hardware, compiled: bool = False
+    pixels: Tensor, spec: Spec, batch: int, _: object, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
-    classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
+    classifiers = [_classifier(spec, heads=1) for _ in range(3)]
     backbones = [classifier.backbone for classifier in classifiers]
     return _inference(backbones, pixels, batch, hardware, compiled)
 
 
 def _predict(
-    pixels: Tensor, width: int, batch: int, _: object, hardware: Hardware, compiled: bool = False
+    pixels: Tensor, spec: Spec, batch: int, _: object, hardware: Hardware, compiled: bool = False
 ) -> dict[str, Arm]:
-    classifiers = [_classifier(width, pixels.shape[-1], heads=1) for _ in range(3)]
+    classifiers = [_classifier(spec, heads=1) for _ in range(3)]
     return _inference(classifiers, pixels, batch, hardware, compiled)
 
 
@@ -367,8 +374,8 @@ def _reference(
     return arm
 
 
-def _classifier(width: int, size: int, heads: int) -> ClusteringModel:
-    backbone = ResNet18(BackboneSpec.for_images(width, 3, size))
+def _classifier(spec: Spec, heads: int) -> ClusteringModel:
+    backbone = build_backbone(spec)
     heads_of_all = ClusterHeads(backbone.feature_dim, CLUSTERS, heads)
     return _normalizing(ClusteringModel(backbone, heads_of_all))
 

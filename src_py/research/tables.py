@@ -1,14 +1,16 @@
-"""The tables of results in the texts, written from the files under results/.
+"""The tables of results in the texts, and a picture, written from the files under results/.
 
     python -m src_py.research.tables
 
 Writes results/<set>/table.md, and what stands between the markers <!-- results --> and <!-- end -->
-in README.md (a row for each set and recipe) and in results/README.md (every score).
+in README.md (a row for each set and recipe) and in results/README.md (every score). Accuracy
+against minutes (minutes_plot) has a table and a picture there, once it is measured.
 """
 
 from pathlib import Path
 
 from src_py.research.ablation import as_headlines, as_table, summarize
+from src_py.research.minutes_plot import FOLDER, as_section, read_budgets, write_picture
 
 PROJECT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- results -->\n", "<!-- end -->"
@@ -66,6 +68,7 @@ def render(project: Path = PROJECT) -> dict[Path, str]:
         rows += as_headlines(name, summary)
         abouts.append(f"- **{name}.** {about}")
         sections.append(f"## {name}\n\n{about}\n\n{table}\n")
+    sections.append(as_section(read_budgets(project / FOLDER)))
     short = HEADER + "\n".join(rows) + "\n\n" + "\n".join(abouts) + "\n"
     for page, content in ((project, short), (results, "\n" + "".join(sections))):
         path = page / "README.md"
@@ -76,6 +79,7 @@ def render(project: Path = PROJECT) -> dict[Path, str]:
 def main() -> None:
     for path, text in render().items():
         path.write_text(text, encoding="utf-8", newline="\n")
+    write_picture(PROJECT / FOLDER)
 
 
 if __name__ == "__main__":
