@@ -92,7 +92,7 @@ def test_the_command_measures_both_networks_within_each_of_the_minutes():
 
     whole = told("DATA=my photos", "MINUTES=3 0.5", "SEEDS=0,1").stdout
     assert "for minutes in 3 0.5; do" in whole and whole.count("ablation.py") == 3
-    assert whole.count('--recipes "" --variants compact,resnet18 --seeds 0,1') == 3
+    assert whole.count('--recipes "" --variants compact,resnet18,sgd --seeds 0,1') == 3
     assert whole.count('--simclr="--minutes $minutes') == 3
     assert '--preset cifar10 --data "my photos"' in whole
     for images in ("digits", "fashion_mnist", "cifar10"):

@@ -167,7 +167,7 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
     preset = PRESETS[config.preset]
     alike = preset.stage("simclr", PAPER_RECIPE) == preset.stage("simclr", BEST_RECIPE)
     if not {"--backbone", "--init"} & set(config.simclr.replace("=", " ").split()):
-        # Otherwise the recipes may differ in their network; see pretrained.settle_backbone.
+        # Otherwise the recipes may differ in their network; see pretrained.settle_network.
         alike = alike and choose_hardware(config.device).device.type != "cpu"
     paper = RunFiles(pattern.format(PAPER_RECIPE))
     if setting == BEST_RECIPE and alike and PAPER_RECIPE in config.settings:

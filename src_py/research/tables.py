@@ -28,9 +28,9 @@ ABOUT = {
     "same images (`make results-folder`).",
     "digits-long-tail": "Digits of which the most frequent is ten times as frequent as the rarest "
     "(`make results-digits-long-tail`).",
-    "fashion_mnist": "Fashion-MNIST at 20 px and width 16, 2 + ½ + ½ epochs on one CPU thread "
+    "fashion_mnist": "Fashion-MNIST at 20 px and width 16, `--minutes 30` on one CPU thread "
     "(`make results-fashion-mnist`).",
-    "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 16 "
+    "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 24 "
     "px and width 16, `--minutes 30` on one CPU thread (`make results-cifar10-cpu`).",
     "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
     "part of Oxford Flowers, `--init efficientnet_lite0` (`make results-photos`).",

@@ -41,8 +41,8 @@ PretextConfig = TypeVar("PretextConfig", bound=SimCLRConfig)
 def settle_network(config: PretextConfig, hardware: Hardware) -> PretextConfig:
     """The options with a network and an optimizer in the place of `auto`.
 
-    Within the same minutes of a CPU the compact network, with Muon, finds more neighbors of the
-    same class than ResNet-18 does (results/README.md); on a GPU they have not been compared.
+    Within the same minutes of a CPU the compact network, by Muon, learns features that find more
+    neighbors of the same class than ResNet-18's; on a GPU they have not been compared.
     """
     backbone, optimizer = config.backbone, config.optimizer
     is_published = config.recipe == PAPER_RECIPE
