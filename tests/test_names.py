@@ -37,7 +37,8 @@ def test_names_are_those_that_were_given():
 def test_paths_are_below_their_root():
     for root in (Path("some/where"), Path(), Path("/"), Path("s3:/bucket/x-{0..3}.tar")):
         paths = [root / "a.png", root / "b/c.png"]
-        assert Paths(root, names_below(root, paths)) == paths
+        found = Paths(root, names_below(root, paths))
+        assert found == paths and names_below(root, found) is found.names
         assert names_below(root, paths) == ["a.png", "b/c.png"]
 
 

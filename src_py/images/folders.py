@@ -96,7 +96,7 @@ def read_folder(
     if paths is None:
         return None
     states = file_states(root, paths)
-    paths = Paths(root, states.names)  # one text for both
+    paths = Paths(root, states.names)
     key, told = _cache_key(states, image_size, channels), listing(states)
     del states
     shape = (channels, image_size, image_size)

@@ -111,6 +111,8 @@ class Paths(Rows[Path]):
 
 def names_below(root: Path, paths: Iterable[Path]) -> Names:
     """Of paths that lead through `root`, as it is written: the rest of each."""
+    if isinstance(paths, Paths) and paths.root == root:
+        return paths.names
     cut = len((root / "_").as_posix()) - 1
     return Names.of(path.as_posix()[cut:] for path in paths)
 
