@@ -56,7 +56,9 @@ def main(config: EvaluateConfig) -> None:
         opened = open_split(files, settings, split, hardware, config.loading)
         if opened is None:
             continue
-        compute = evaluation.Computation(opened.loader, hardware, config.batch_size)
+        compute = evaluation.Computation(
+            opened.loader, hardware, config.batch_size, files.checkpoints
+        )
         mined = split == "train" and files.is_current("extract_features")
         if mined:
             require_mined(files, opened)
@@ -64,7 +66,7 @@ def main(config: EvaluateConfig) -> None:
         seen = mined and encoder.spec.frozen
         if not seen and encoder.spec.frozen:
             encoder = folded(encoder, settings.image_size)
-        features = load_features(files) if seen else compute.outputs(encoder)
+        features = load_features(files) if seen else compute.features(encoder)
         splits[split] = evaluation.Split(
             images=unshared(opened.loader),
             labels=load_labels(

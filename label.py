@@ -158,7 +158,7 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     predicted = probabilities.argmax(axis=1)
     facts = {
         "run": config.run,
-        "names": images.names,
+        "names": list(images.names),
         "thousandths": np.rint(1000 * probabilities.max(axis=1)).astype(int).tolist(),
         "predicted": predicted.tolist(),
     }

@@ -37,7 +37,9 @@ def main(config: ScanConfig) -> None:
     run_images.require_enough_images(len(opened.names), config.clusters)
     images = opened.loader
     neighbors = arrays.load_neighbors(files)  # (N, k)
-    pairs = neighbor_pairs.NeighborPairs.of(neighbors, hardware.device, config.mutual)
+    pairs = neighbor_pairs.NeighborPairs.of(
+        neighbors, hardware.device, config.mutual, files.checkpoints
+    )
 
     torch.manual_seed(config.seed)
     backbone = stored_models.load_contrastive(pretext).backbone
@@ -46,7 +48,8 @@ def main(config: ScanConfig) -> None:
     stored = StoredFeatures.load(files, hardware.device, frozen)
     views: guard.Views = stored
     if not frozen:
-        views = guard.ImageViews(images, config.augment, hardware, config.batch_size)
+        seen = (images, config.augment, hardware, config.batch_size)
+        views = guard.ImageViews(*seen, files.checkpoints)
     if on_stored or (config.head_epochs and not session.is_resumable):
         heads, head_epochs = cluster_heads.train_heads(stored, pairs, config, session)
     else:
@@ -67,7 +70,7 @@ def main(config: ScanConfig) -> None:
 
     # A network that is trained is no longer the one that gave the features.
     pretrained = backbone if frozen else stored_models.load_contrastive(pretext).backbone
-    kmeans = guard.kmeans_classifier(pretrained, stored.plain, pairs.neighbors, config, hardware)
+    kmeans = guard.kmeans_classifier(pretrained, stored, pairs.neighbors, config, hardware)
     candidates = {"scan": scan, "kmeans": kmeans}
     compared = (candidates, views, pairs.neighbors, config, session)
     kept, information = guard.keep_scan_or_kmeans(*compared)

@@ -48,7 +48,8 @@ def main(config: SelfLabelConfig) -> None:
     if frozen:
         views = stored = StoredFeatures.load(files, hardware.device, frozen)
     else:
-        views = guard.ImageViews(images, config.strong_augment, hardware, config.batch_size)
+        seen = (images, config.strong_augment, hardware, config.batch_size)
+        views = guard.ImageViews(*seen, files.checkpoints)
     begun, given = growing.with_corrections(begun, opened.names, views, files, session.say)
 
     corrected = bool((given >= 0).any())

@@ -81,7 +81,7 @@ def needed_root(source: str, root: Path | None) -> Path:
     return root
 
 
-def choose_image_size(paths: list[Path], limit: int) -> int:
+def choose_image_size(paths: Sequence[Path], limit: int) -> int:
     """A side in px that suits these files: the largest standard one that adds little detail.
 
     That is the largest of IMAGE_SIZES that is at most `limit` and at most 1.25 x the median

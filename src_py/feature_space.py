@@ -1,6 +1,6 @@
 """The space that cluster heads and neighbors see the features in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -83,13 +83,31 @@ def in_blocks(
         dim: of what it gives: (N, ..., dim) float32.
         scratch: folder for a temporary file, where they are many; None keeps them in memory.
     """
-    shape = (*features.shape[:-1], dim)
-    if features.device.type == "cpu":
-        found = torch.from_numpy(scratch_array(shape, scratch))
-    else:
-        found = torch.empty(shape, device=features.device)
-    for block, into in zip(features.split(BLOCK), found.split(BLOCK), strict=True):
-        into.copy_(function(block.float().flatten(0, -2)).view_as(into))
+    blocks = features.split(BLOCK)
+    made = (function(b.float().flatten(0, -2)).view(*b.shape[:-1], dim) for b in blocks)
+    return gathered(made, len(features), scratch=scratch)
+
+
+@torch.no_grad()
+def gathered(
+    blocks: Iterable[Tensor], images: int, dim: int = 0, scratch: Path | None = None
+) -> Tensor:
+    """What `torch.cat` makes of float32 blocks along `dim`, without having all of them at once.
+
+    Args:
+        images: of all blocks together.
+        scratch: see `in_blocks`.
+    """
+    found, first = torch.empty(0), 0
+    for block in blocks:
+        if not first:
+            shape = (*block.shape[:dim], images, *block.shape[dim + 1 :])
+            if block.device.type == "cpu":
+                found = torch.from_numpy(scratch_array(shape, scratch))
+            else:
+                found = torch.empty(shape, device=block.device)
+        found.narrow(dim, first, block.shape[dim]).copy_(block)
+        first += block.shape[dim]
     return found
 
 

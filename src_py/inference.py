@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from src_py.augmentation import Augmentation
 from src_py.backbones import Backbone
+from src_py.feature_space import gathered
 from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.models import ClusteringModel
 from src_py.run.hardware import Hardware
@@ -101,10 +103,18 @@ def watched(batches: Iterable[Tensor], images: int, title: str, first: int = 0) 
 
 
 def all_logits(
-    model: ClusteringModel, images: ImageLoader, hardware: Hardware, batch_size: int
+    model: ClusteringModel,
+    images: ImageLoader,
+    hardware: Hardware,
+    batch_size: int,
+    scratch: Path | None = None,
 ) -> Tensor:
-    """(H, N, C) float32 of every head for all images, in order."""
-    return torch.cat(list(infer(model, images, hardware, batch_size)), dim=1)
+    """(H, N, C) float32 of every head for all images, in order.
+
+    Args:
+        scratch: see `feature_space.in_blocks`.
+    """
+    return gathered(infer(model, images, hardware, batch_size), len(images), 1, scratch)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,15 +30,21 @@ class NeighborPairs:
     counts: Tensor
 
     @staticmethod
-    def of(neighbors: np.ndarray, device: torch.device, mutual: bool = False) -> "NeighborPairs":
+    def of(
+        neighbors: np.ndarray,
+        device: torch.device,
+        mutual: bool = False,
+        scratch: Path | None = None,
+    ) -> "NeighborPairs":
         """
         Args:
             neighbors: (N, k), as mined.
             mutual: leave out neighbors that do not have the image among their own.
+            scratch: folder for a temporary file, where they are many; None keeps them in memory.
         """
         counts = np.full(len(neighbors), neighbors.shape[1])
         if mutual:
-            neighbors, counts = mutual_first(neighbors)
+            neighbors, counts = mutual_first(neighbors, scratch)
         return NeighborPairs(
             torch.from_numpy(neighbors).to(device), torch.from_numpy(counts).to(device)
         )

@@ -158,8 +158,9 @@ def find_neighbors(
         exact: True compares all pairs; False searches lists, unless the rows are very few; None is
             True up to 100,000 rows, False above.
         found: what an interrupted search has found: the rest of it is found, and put there.
-        folder: where lists are kept in files, as large as the features together, for an interrupted
-            search and for other processes; None keeps them in memory.
+        folder: where features at length 1 are kept in a file, or the lists in files, as large as
+            the features together, for an interrupted search and for other processes; None keeps
+            them in memory.
         say: is told how broadly lists are searched.
         world: whose other processes call `help_find_neighbors` meanwhile.
 
@@ -183,7 +184,7 @@ def find_neighbors(
             plan = _plan(lists, found, wanted, say)
         world.of_the_first(plan)
         if plan is None:
-            _search_all(features, found, wanted)
+            _search_all(features, found, wanted, folder)
     if plan is not None:
         alone = threads if world.size == 1 else None  # others have their share of the cores
         with _working(alone), _bar(plan.rows) as bar:
@@ -271,9 +272,11 @@ def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarr
     return faiss.knn(queries, unit, min(count, len(unit)), metric=faiss.METRIC_INNER_PRODUCT)[1]
 
 
-def _search_all(features: np.ndarray, found: Neighbors, wanted: int) -> None:
+def _search_all(features: np.ndarray, found: Neighbors, wanted: int, folder: Path | None) -> None:
     """Compares all pairs."""
-    unit, k = np.ascontiguousarray(l2_normalize(features)), found.indices.shape[1]
+    unit, k = scratch_array(features.shape, folder), found.indices.shape[1]
+    for block in _blocks(len(features)):
+        unit[block] = l2_normalize(features[block])
     left = np.flatnonzero(found.missing())
     with _bar(len(left)) as bar:
         for block in _blocks(len(left)):

@@ -8,6 +8,7 @@ cannot crowd out a modest one (as SPICE does, Niu et al., 2022, with its own mea
 import torch
 from torch import Tensor
 
+from src_py.feature_space import BLOCK
 from src_py.losses import UNRELIABLE
 
 
@@ -27,19 +28,15 @@ def reliable_pseudo_labels(probabilities: Tensor, neighbors: Tensor, share: floa
     for column in neighbors.T:  # one column at a time: (N, k, C) would be large
         agreement += probabilities[column, cluster]
     merit = confidence * agreement / neighbors.shape[1]
-    # Ordered by cluster and, within it, by merit; the rank within the cluster is then the
-    # distance to the cluster's first row.
-    order = torch.argsort(merit, descending=True, stable=True)
-    order = order[torch.argsort(cluster[order], stable=True)]
     sizes = torch.bincount(cluster, minlength=clusters)
-    starts = sizes.cumsum(0) - sizes
-    rank = torch.arange(images, device=order.device) - starts[cluster[order]]
     # At most `share` of the cluster's own images too: the doubtful half of a small cluster is
     # doubtful all the same.
     limit = (share * sizes.clamp(max=images / clusters)).long().clamp(min=1)
-    chosen = order[rank < limit[cluster[order]]]
     found = torch.full_like(cluster, UNRELIABLE)
-    found[chosen] = cluster[chosen]
+    members = torch.argsort(cluster, stable=True).split(sizes.tolist())
+    for number, (rows, most) in enumerate(zip(members, limit.tolist(), strict=True)):
+        best = torch.argsort(merit[rows], descending=True, stable=True)
+        found[rows[best[:most]]] = number
     return found
 
 
@@ -57,8 +54,14 @@ class PseudoLabels:
         self.reliable = self.given
 
     def renew(self, logits: Tensor, neighbors: Tensor, share: float) -> None:
-        """From the logits (N, C) of all images; see `reliable_pseudo_labels`."""
-        found = reliable_pseudo_labels(logits.softmax(dim=1), neighbors, share)
+        """See `reliable_pseudo_labels`.
+
+        Args:
+            logits: (N, C) of all images, which become probabilities: a copy may be large.
+        """
+        for block in logits.split(BLOCK):
+            block.copy_(block.softmax(dim=1))
+        found = reliable_pseudo_labels(logits, neighbors, share)
         self.reliable = self.given.where(self.given != UNRELIABLE, found)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from src_py.backbones import Backbone
-from src_py.feature_space import BLOCK, FeatureSpace
+from src_py.feature_space import BLOCK, FeatureSpace, gathered
 from src_py.models import ClusteringModel
 from src_py.run.arrays import load_features, load_views
 from src_py.run.errors import UserError
@@ -83,7 +83,7 @@ class StoredFeatures:
     @torch.no_grad()
     def all_logits(self, heads: nn.Module) -> Tensor:
         """(H, N, C) float32 of the images as they are."""
-        return torch.cat([heads(block) for block in self.plain.split(BLOCK)], dim=1)
+        return gathered(map(heads, self.plain.split(BLOCK)), len(self), 1, self.scratch)
 
     def logits(self, model: ClusteringModel) -> Tensor:
         """(N, C) float32 of the images as they are, of a model with one head."""

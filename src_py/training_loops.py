@@ -240,7 +240,8 @@ def keep_best_head(
     Returns:
         the classifier, and its logits (N, C) of all images.
     """
-    logits = all_logits(model, images, session.hardware, config.batch_size)
+    scratch = session.files.checkpoints
+    logits = all_logits(model, images, session.hardware, config.batch_size, scratch)
     totals = pairs.loss(logits, config.entropy_weight, config.evenness).total
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
@@ -325,7 +326,8 @@ def train_self_label(
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
         if config.reliable_share and epoch % config.refresh_epochs == 0:
-            logits = all_logits(teacher, images, hardware, schedule.batch_size)[0]
+            shown = (images, hardware, schedule.batch_size, session.files.checkpoints)
+            logits = all_logits(teacher, *shown)[0]
             pseudo_labels.renew(logits, neighbors, config.reliable_share)
         rows = shuffled_batches(
             len(images), schedule.batch_size, generator, schedule.images_per_epoch

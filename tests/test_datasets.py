@@ -21,8 +21,12 @@ from src_py.images.folders import read_folder
 from src_py.images.image_set import DataSettings, ImageSet
 from src_py.images.splits import split_folder
 from src_py.images.statistics import measure_mean_std
-from src_py.run import torchvision_compat  # noqa: F401
+from src_py.run import (
+    records,
+    torchvision_compat,  # noqa: F401
+)
 from src_py.run.errors import UserError
+from src_py.run.files import read_record, write_record
 from src_py.scoring.class_labels import load_labels, read_array_pickle
 
 RNG = np.random.default_rng(0)
@@ -189,7 +193,8 @@ def test_the_cache_gives_the_same_set_without_decoding(photos, tmp_path, decoded
     second.images.zero_()  # a private copy
     assert shades(load(photos, cache_dir=tmp_path / "ckp/run")) == [0, 1, 2]
     files = sorted(path.name for path in (tmp_path / "ckp/run").iterdir())
-    assert files == ["images-train-facts.npy", "images-train.json", "images-train.npy"]
+    kept = ["images-train-facts.npy", "images-train-names.npy", "images-train.json"]
+    assert files == [*kept, "images-train.npy"]
 
 
 def test_every_change_of_files_or_settings_is_noticed(photos, tmp_path, decoded, monkeypatch):
@@ -233,12 +238,25 @@ def test_a_damaged_cache_is_decoded_again(photos, tmp_path, decoded, name, damag
     assert decoded == [8]
 
 
-@pytest.mark.parametrize("name", ["images-train.npy", "images-train-facts.npy"])
+@pytest.mark.parametrize(
+    "name", ["images-train.npy", "images-train-facts.npy", "images-train-names.npy"]
+)
 def test_an_array_of_another_shape_is_not_taken(photos, tmp_path, decoded, name):
     load(photos, cache_dir=tmp_path)
     np.save(tmp_path / name, noise(2, 3, 16, 16))
     assert shades(load(photos, cache_dir=tmp_path)) == [0, 1, 2]
     assert decoded == [8]
+
+
+def test_names_in_the_index_of_an_earlier_version_are_read(photos, tmp_path, decoded):
+    names = load(photos, cache_dir=tmp_path, ranges={}).names
+    *_, names_file, index_file = folders._cache_files(tmp_path, "train")
+    index = read_record(index_file, records.CACHE, "")
+    write_record(index_file, index | {"names": list(names)})
+    names_file.unlink()
+    assert load(photos, cache_dir=tmp_path, ranges={}).names == names and decoded == [4]
+    (photos / "1.png").unlink()
+    assert load(photos, cache_dir=tmp_path, ranges={}).lost == [("1.png", "gone")]
 
 
 def test_names_that_are_not_utf8_pass_through_the_cache(tmp_path, decoded):
@@ -576,7 +594,7 @@ def test_a_folder_is_read_alike_with_and_without_its_pixels(tmp_path, decoded):
     for facts in (whole.facts, cached.facts):
         np.testing.assert_array_equal(index.facts, facts)
     files = sorted(path.name for path in cache.iterdir())
-    assert files == ["images-train-facts.npy", "images-train.json"]
+    assert files == ["images-train-facts.npy", "images-train-names.npy", "images-train.json"]
     with_pixels = read_folder(folder, "train", 8, 3, cache)
     assert torch.equal(with_pixels.images, whole.images) and decoded == [18]
     assert read_folder(folder, "train", 8, 3, cache, keep_pixels=False) == index

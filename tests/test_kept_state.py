@@ -228,7 +228,8 @@ def test_images_that_were_exchanged_after_the_mining_are_noticed(files, tmp_path
     for path in (tmp_path / "photos").iterdir():  # a copy has other times, and the same pixels
         os.utime(path, (0, 0))
     assert torch.equal(open_mined(files, settings, hardware).loader.images, expected)
-    for name in ("images-train.npy", "images-train-facts.npy", "images-train.json"):
+    for part in (".npy", "-facts.npy", "-names.npy", ".json"):
+        name = f"images-train{part}"
         flip(files.checkpoints / name, -100, bit=1)
         capsys.readouterr()
         assert torch.equal(open_mined(files, settings, hardware).loader.images, expected)

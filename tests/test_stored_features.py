@@ -16,10 +16,11 @@ from configs.config_simclr import SimCLRConfig
 from src_py.backbones import BackboneSpec, ResNet18
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
-from src_py.feature_space import FeatureSpace, condition, fitted_space
+from src_py.feature_space import FeatureSpace, condition, fitted_space, gathered
 from src_py.images.seen import rows_by_pixels
 from src_py.models import ClusterHeads
 from src_py.output.prediction import SeenImages, classify_files, open_classifier
+from src_py.run import writing
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json
 from src_py.run.hardware import choose_hardware
@@ -69,6 +70,28 @@ def test_heads_that_learned_in_a_space_read_features_as_they_are():
     torch.testing.assert_close(behind(features), expected)
     torch.testing.assert_close(behind.keep([1])(features), expected[1:])
     torch.testing.assert_close(behind.grow([2])(features)[..., -1], expected[..., 2])
+
+
+# --- what is made of all images ------------------------------------------------------------------
+
+
+def test_blocks_become_one_tensor_in_a_file_that_ends_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "LARGEST_IN_MEMORY", 100)
+    blocks = torch.randn(2, 50, 3).split(16, dim=1)
+    for scratch in (None, tmp_path):
+        assert torch.equal(gathered(iter(blocks), 50, 1, scratch), torch.cat(blocks, dim=1))
+    array = writing.scratch_array((50, 3), tmp_path)
+    assert isinstance(array, np.memmap) and list(tmp_path.iterdir()) == []
+
+
+def test_where_the_disk_is_full_large_arrays_are_in_memory(tmp_path, monkeypatch):
+    def full(file, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "LARGEST_IN_MEMORY", 100)
+    monkeypatch.setattr(writing, "_take_room", full)
+    array = writing.scratch_array((50, 3), tmp_path, np.int64)
+    assert type(array) is np.ndarray and array.shape == (50, 3) and array.dtype == np.int64
 
 
 # --- what is stored ------------------------------------------------------------------------------

@@ -51,9 +51,10 @@ def fit_temperature(logits: Tensor, neighbors: Tensor) -> float:
 
 
 def _mean_confidence(logits: Tensor, temperature: float) -> Tensor:
-    parts = logits.split(BLOCK)  # float64 of all of them may be large
-    each = [torch.softmax(part.double() / temperature, dim=1).amax(dim=1) for part in parts]
-    return torch.cat(each).mean()
+    confidence = torch.empty(len(logits), dtype=torch.float64)
+    for part, into in zip(logits.split(BLOCK), confidence.split(BLOCK), strict=True):
+        into.copy_(torch.softmax(part.double() / temperature, dim=1).amax(dim=1))
+    return confidence.mean()
 
 
 def calibrate(stage: str, logits: Tensor, neighbors: Tensor, say: Callable[[str], None]) -> float:

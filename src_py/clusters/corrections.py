@@ -82,11 +82,12 @@ class Corrections:
 
     def of_rows(self, names: Sequence[str]) -> np.ndarray:
         """(N,) int64: the cluster said of each image of a run, -1 where nothing is said."""
-        return np.array([self.given.get(name, NOTHING_SAID) for name in names], dtype=np.int64)
+        given = (self.given.get(name, NOTHING_SAID) for name in names)
+        return np.fromiter(given, np.int64, len(names))
 
     def gone(self, names: Iterable[str]) -> int:
         """How many corrected images are not among those of the run (any more)."""
-        return len(self.given.keys() - set(names))
+        return len(self.given.keys() - names)
 
     def of_files(self, paths: Sequence[Path], root: Path | None) -> dict[Path, int]:
         """The cluster of each file that is a corrected image of the run.

@@ -14,6 +14,7 @@ only who is in which cluster, so that k-means can be compared with a network.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,7 +27,7 @@ from src_py.augmentation import Augmentation
 from src_py.backbones import Backbone
 from src_py.clusters.calibration import fit_temperature
 from src_py.clusters.kmeans import SAMPLE, kmeans_centers
-from src_py.feature_space import BLOCK
+from src_py.feature_space import BLOCK, gathered
 from src_py.images.loaders import ImageLoader
 from src_py.inference import all_logits, infer
 from src_py.models import ClusterHeads, ClusteringModel
@@ -98,18 +99,25 @@ class Views(Protocol):
 
 @dataclass(frozen=True)
 class ImageViews:
-    """What is made, and seen by the network, when it is asked for."""
+    """What is made, and seen by the network, when it is asked for.
+
+    Attributes:
+        scratch: folder for what is made of all images, where it is large; None keeps it in memory.
+    """
 
     images: ImageLoader
     augmentation: Augmentation
     hardware: Hardware
     batch_size: int
+    scratch: Path | None = None
 
     def features(self, backbone: Backbone) -> Tensor:
-        return torch.cat(list(infer(backbone, self.images, self.hardware, self.batch_size)))
+        blocks = infer(backbone, self.images, self.hardware, self.batch_size)
+        return gathered(blocks, len(self.images), scratch=self.scratch)
 
     def logits(self, model: ClusteringModel) -> Tensor:
-        return all_logits(model, self.images, self.hardware, self.batch_size)[0]
+        shown = (self.images, self.hardware, self.batch_size, self.scratch)
+        return all_logits(model, *shown)[0]
 
     def clusters(self, model: ClusteringModel, rows: Tensor, generator: torch.Generator) -> Tensor:
         model.eval()
@@ -138,7 +146,8 @@ def view_information(
     """
     device = neighbors.device
     order = torch.randperm(len(neighbors), generator=generator, device=device)
-    anchors = order.repeat(EVIDENCE_VIEWS)[:EVIDENCE_PAIRS]
+    count = min(EVIDENCE_PAIRS, EVIDENCE_VIEWS * len(order))
+    anchors = order[torch.arange(count, device=device) % len(order)]
     column = torch.randint(neighbors.shape[1], anchors.shape, generator=generator, device=device)
     rows = torch.cat([anchors, neighbors[anchors, column]])  # (2M,)
     first, second = views.clusters(model, rows, generator).view(2, -1)
@@ -162,7 +171,13 @@ def balanced_information(
     return math.sqrt(plain * in_views)
 
 
-def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -> ClusterHeads:
+def kmeans_head(
+    features: Tensor,
+    neighbors: Tensor,
+    clusters: int,
+    seed: int,
+    scratch: Path | None = None,
+) -> ClusterHeads:
     """K-means on the L2-normalised features, as a head that assigns an image to its center.
 
     With z the normalised features and m_c the centers, logit_c is proportional to
@@ -172,6 +187,7 @@ def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -
     Args:
         features: (N, D) float32.
         neighbors: (N, k) int64.
+        scratch: see StoredFeatures.
     """
     random = torch.Generator().manual_seed(seed)
     sample = torch.randperm(len(features), generator=random)[:SAMPLE].to(features.device)
@@ -185,7 +201,7 @@ def kmeans_head(features: Tensor, neighbors: Tensor, clusters: int, seed: int) -
         # Features of a short pretext lie close together. In units of their spread, the scale that
         # is looked for is of the order of 1.
         _sharpen(head, 1 / (points - points.mean(dim=0)).square().sum(dim=1).mean().clamp(min=1e-9))
-        logits = StoredFeatures(features).all_logits(head)[0]
+        logits = StoredFeatures(features, scratch=scratch).all_logits(head)[0]
         _sharpen(head, 1 / fit_temperature(logits.cpu(), neighbors.cpu()))
     return head
 
@@ -197,17 +213,22 @@ def _sharpen(head: ClusterHeads, factor: Tensor | float) -> None:
 
 
 def kmeans_classifier(
-    backbone: Backbone, features: Tensor, neighbors: Tensor, config: ScanConfig, hardware: Hardware
+    backbone: Backbone,
+    stored: StoredFeatures,
+    neighbors: Tensor,
+    config: ScanConfig,
+    hardware: Hardware,
 ) -> Candidate:
     """K-means on the pretext's features as a classifier: what SCAN must not fall behind.
 
     Args:
         backbone: of the pretext.
-        features: (N, D) float32, what it gives for all images.
+        stored: what it gives for all images.
         neighbors: (N, k) int64.
     """
-    head = kmeans_head(features, neighbors, config.clusters, config.seed)
-    logits = StoredFeatures(features).all_logits(head)[0]
+    seen = (stored.plain, neighbors, config.clusters, config.seed, stored.scratch)
+    head = kmeans_head(*seen)
+    logits = stored.all_logits(head)[0]
     return Candidate(hardware.place(ClusteringModel(backbone, head)), logits)
 
 

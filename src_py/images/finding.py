@@ -5,7 +5,7 @@ Only what is hidden (.git, .DS_Store, ._photo.jpg) is, as a file manager does.
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from src_py.images.kinds import (
     readable_extensions,
     starts_like_an_image,
 )
+from src_py.images.names import Paths, names_below
 from src_py.images.tars import file_at, files_below, is_in_shards
 from src_py.run.addresses import SHARD
 
@@ -31,7 +32,7 @@ class Found(NamedTuple):
         others: files that are no pictures, by extension ('' for none).
     """
 
-    images: list[Path]
+    images: Sequence[Path]
     left_out: list[tuple[Path, str]]
     others: Counter[str]
 
@@ -68,13 +69,13 @@ def survey(root: Path) -> Found:
     they are what `root` names, and in a folder that has no other images.
     """
     if is_in_shards(root):
-        return _gathered(_walk_shards([root]))
-    found = _gathered(_walk(root))
-    images = [path for path in found.images if not _is_shard(path)]
-    shards = [path for path in found.images if _is_shard(path)]
-    if images or not shards:
-        return found._replace(images=images, others=found.others + Counter({SHARD: len(shards)}))
-    inside = _gathered(_walk_shards(shards))
+        return _gathered(root, _walk_shards([root]), [])
+    shards: list[Path] = []
+    found = _gathered(root, _walk(root), shards)
+    if found.images or not shards:
+        return found._replace(others=found.others + Counter({SHARD: len(shards)}))
+    shards.sort(key=lambda path: path.parts)
+    inside = _gathered(root, _walk_shards(shards), [])
     left_out = found.left_out + inside.left_out
     return Found(inside.images, left_out, found.others + inside.others)
 
@@ -82,19 +83,28 @@ def survey(root: Path) -> Found:
 Item = Path | tuple[Path, str] | str  # an image; a picture left out, and why; another's extension
 
 
-def _gathered(items: Iterable[Item]) -> Found:
-    images: list[Path] = []
+def _gathered(root: Path, items: Iterable[Item], shards: list[Path]) -> Found:
+    """
+    Args:
+        shards: gets those that stand among the images of a folder.
+    """
     left_out: list[tuple[Path, str]] = []
     others: Counter[str] = Counter()
-    for found in items:
-        if isinstance(found, Path):
-            images.append(found)
-        elif isinstance(found, tuple):
-            left_out.append(found)
-        else:
-            others[found] += 1
-    images.sort(key=lambda path: path.parts)
-    return Found(images, sorted(left_out, key=lambda item: item[0].parts), others)
+
+    def images() -> Iterator[Path]:
+        for found in items:
+            if isinstance(found, tuple):
+                left_out.append(found)
+            elif isinstance(found, str):
+                others[found] += 1
+            elif _is_shard(found):
+                shards.append(found)
+            else:
+                yield found
+
+    names = names_below(root, images())
+    names = names.take(names.path_order())
+    return Found(Paths(root, names), sorted(left_out, key=lambda item: item[0].parts), others)
 
 
 def _walk_shards(shards: list[Path]) -> Iterator[Item]:

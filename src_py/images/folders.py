@@ -9,6 +9,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,18 @@ from src_py.images.decoding import Skipped, decode_in_threads, none_readable
 from src_py.images.files import read_square_and_header, shrink
 from src_py.images.image_set import ImageSet
 from src_py.images.kinds import readable_extensions, readable_formats
+from src_py.images.names import Names, Paths
 from src_py.images.ranges import RangeFinder, Ranges, sort_of, stored_range
-from src_py.images.splits import FileState, file_states, folder_files, listing, text_digest
+from src_py.images.splits import FileStates, file_states, folder_files, joined, listing, text_digest
 from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run import records
 from src_py.run.arrays import load_array
 from src_py.run.errors import UserError
 from src_py.run.files import read_record, write_record
-from src_py.run.writing import quick_digest, write_array
+from src_py.run.writing import quick_digest, scratch_array, write_array
 
 THUMBNAIL_SIZE = 8  # px
+ROWS_AT_ONCE = 16_384
 CACHE_VERSION = 3  # raise it when decoding changes, so that older caches are decoded again
 
 
@@ -93,32 +96,36 @@ def read_folder(
     if paths is None:
         return None
     states = file_states(root, paths)
-    key = _cache_key(states, image_size, channels)
+    paths = Paths(root, states.names)
+    key, told = _cache_key(states, image_size, channels), listing(states)
+    del states
     shape = (channels, image_size, image_size)
     found = _load_cache(cache_dir, split, key, shape, keep_pixels) if cache_dir else None
     if found is None or not (ranges is None or _are_equal(ranges, found.ranges)):
         before = [] if cache_dir is None or ranges is None else _names_before(cache_dir, split)
-        found = _read_files(root, paths, shape, show_progress, keep_pixels, ranges)
-        reasons, read = dict(found.skipped), set(found.names)
-        found.lost = [(name, reasons.get(name, "gone")) for name in before if name not in read]
+        found = _read_files(paths, shape, show_progress, keep_pixels, ranges, cache_dir)
+        if before:
+            reasons, read = dict(found.skipped), set(found.names)
+            found.lost = [(name, reasons.get(name, "gone")) for name in before if name not in read]
         if cache_dir is not None:
             _save_cache(cache_dir, split, key, found)
-    found.key, found.listing = key, listing(states)
+    found.key, found.listing = key, told
     return found
 
 
 def _read_files(
-    root: Path,
-    paths: list[Path],
+    paths: Paths,
     shape: tuple[int, int, int],
     show: bool,
     keep_pixels: bool,
     ranges: Ranges | None,
+    scratch: Path | None,
 ) -> ImageSet:
     """Reads on all cores; unreadable files are listed and take no row."""
+    root, names = paths.root, paths.names
     channels, size, _ = shape
     images = _room_for(len(paths), shape) if keep_pixels else None
-    facts = np.zeros(len(paths), facts_type(channels))
+    facts = scratch_array((len(paths),), scratch, facts_type(channels))
     finder = RangeFinder()
     choose = finder if ranges is None else stored_range(ranges)
     nothing = torch.zeros(channels, 256, dtype=torch.int64)
@@ -159,25 +166,27 @@ def _read_files(
                 unreadable[row] = result
             else:
                 counts += result
-    names = [path.relative_to(root).as_posix() for path in paths]
     skipped = [(names[row], unreadable[row]) for row in sorted(unreadable)]
     if not paths:
         kinds = " ".join(sorted(readable_formats())).lower()
         raise UserError(f"no image in {root}: give a folder with {kinds}")
     if len(skipped) == len(paths):
         raise NoReadableImage(root, skipped)
-    kept = [row for row in range(len(paths)) if row not in unreadable]
-    if images is not None and unreadable:
-        for row, source in enumerate(kept):  # in place: a copy may not fit
-            images[row] = images[source]
+    if unreadable:
+        kept = np.delete(np.arange(len(paths)), list(unreadable))
+        names = names.take(kept)
+        for array in (facts, images):
+            if array is not None:
+                for row, source in enumerate(kept):  # in place: a copy may not fit
+                    array[row] = array[source]
     mean, std = mean_std_of_histogram(counts)
     return ImageSet(
-        [names[row] for row in kept],
-        None if images is None else torch.from_numpy(images[: len(kept)]),
+        names,
+        None if images is None else torch.from_numpy(images[: len(names)]),
         skipped,
         mean,
         std,
-        facts[kept],
+        facts[: len(names)],
         ranges,
         finder.dark(),
     )
@@ -196,32 +205,38 @@ def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
 # --- the cache -----------------------------------------------------------------------------------
 
 
-def _cache_key(states: list[FileState], image_size: int, channels: int) -> str:
+def _cache_key(states: FileStates, image_size: int, channels: int) -> str:
     """Changes when a file is added, removed, renamed or edited, or when decoding would differ."""
     settings = (CACHE_VERSION, image_size, channels, sorted(readable_extensions()))
-    return text_digest(repr((settings, [tuple(state) for state in states])))
+    # The text of (settings, [(name, size, modified), ...]), as it has always been.
+    return text_digest(chain([f"({settings!r}, ["], joined(", ", map(repr, states)), ["])"]))
 
 
-def _cache_files(cache_dir: Path, split: str) -> tuple[Path, Path, Path]:
-    """The pixels, the facts, and the index that vouches for them."""
-    stem = f"images-{split}"
-    pixels, facts = cache_dir / f"{stem}.npy", cache_dir / f"{stem}-facts.npy"
-    return pixels, facts, cache_dir / f"{stem}.json"
+def _cache_files(cache_dir: Path, split: str) -> tuple[Path, Path, Path, Path]:
+    """The pixels, the facts, the names, and the index that vouches for them."""
+    pixels, facts, names = (f"images-{split}{part}.npy" for part in ("", "-facts", "-names"))
+    return (
+        cache_dir / pixels,
+        cache_dir / facts,
+        cache_dir / names,
+        cache_dir / f"images-{split}.json",
+    )
 
 
 def _load_cache(
     cache_dir: Path, split: str, key: str, shape: tuple[int, int, int], keep_pixels: bool
 ) -> ImageSet | None:
     """What was cached, if it is whole and was made under `key`. Pages load when they are used."""
-    array_file, facts_file, index_file = _cache_files(cache_dir, split)
+    array_file, facts_file, names_file, index_file = _cache_files(cache_dir, split)
     try:
         index = read_record(index_file, records.CACHE, "it is made again")
         if index is None or index["key"] != key:
             return None
-        names, skipped = index["names"], [(path, reason) for path, reason in index["skipped"]]
-        facts = load_array(facts_file)
+        names = _stored_names(names_file, index["names"])
+        skipped = [(path, reason) for path, reason in index["skipped"]]
         # Copy-on-write: nothing that a caller does to the tensor reaches the file.
         images = load_array(array_file, mapped="c") if keep_pixels else None
+        facts = load_array(facts_file, mapped="r")
         for array, told in ((facts, index["facts"]), (images, index["pixels"])):
             if array is not None and quick_digest(array) != told:
                 raise UserError(f"{index_file.with_suffix('.npy')} is damaged")
@@ -242,14 +257,31 @@ def _load_cache(
     return ImageSet(names, torch.from_numpy(images), skipped, mean, std, facts, **others)
 
 
+def _stored_names(file: Path, told: str | list[str]) -> Names:
+    """
+    Args:
+        told: what the index says of them: a digest; in runs of before, the names themselves.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    if isinstance(told, list):
+        return Names.of(told)
+    text = load_array(file)
+    if quick_digest(text) != told:
+        raise UserError(f"{file} is damaged")
+    return Names(text)
+
+
 def _names_before(cache_dir: Path, split: str) -> list[str]:
     """The images that were read when the cache was made, and those that were lost by then."""
-    _, _, index_file = _cache_files(cache_dir, split)
+    *_, names_file, index_file = _cache_files(cache_dir, split)
     try:
         index = read_record(index_file, records.CACHE, "it is made again")
+        names = [] if index is None else _stored_names(names_file, index["names"])
     except (UserError, OSError):
         return []
-    return [] if index is None else [*index["names"], *(name for name, _ in index["lost"])]
+    return [*names, *(name for name, _ in (index or {"lost": []})["lost"])]
 
 
 def _are_equal(ranges: Ranges, others: Ranges) -> bool:
@@ -262,10 +294,12 @@ def pixel_digest(square: np.ndarray) -> bytes:
     return hashlib.sha256(square.tobytes()).digest()
 
 
-def pixels_digest(names: list[str], digests: np.ndarray) -> str:
+def pixels_digest(names: Sequence[str], digests: np.ndarray) -> str:
     """Of all images of a split together: (N,) names and (N, 32) uint8 of `pixel_digest`."""
-    pixels = hashlib.sha256(np.ascontiguousarray(digests).tobytes()).hexdigest()
-    return records.digest([records.digest(names), pixels])
+    pixels = hashlib.sha256()
+    for start in range(0, len(digests), ROWS_AT_ONCE):
+        pixels.update(digests[start : start + ROWS_AT_ONCE].tobytes())
+    return records.digest([records.digest_of_texts(names), pixels.hexdigest()])
 
 
 def cached_digests(cache_dir: Path, split: str) -> np.ndarray:
@@ -275,7 +309,7 @@ def cached_digests(cache_dir: Path, split: str) -> np.ndarray:
         UserError: when the file is damaged.
     """
     try:
-        facts = load_array(_cache_files(cache_dir, split)[1])
+        facts = load_array(_cache_files(cache_dir, split)[1], mapped="r")
     except FileNotFoundError:
         return np.empty((0, 32), np.uint8)
     return facts["pixels"] if "pixels" in (facts.dtype.names or ()) else np.empty((0, 32), np.uint8)
@@ -283,10 +317,12 @@ def cached_digests(cache_dir: Path, split: str) -> np.ndarray:
 
 def _save_cache(cache_dir: Path, split: str, key: str, found: ImageSet) -> None:
     """Writes the arrays, then the index that vouches for them. Warns when that is impossible."""
-    array_file, facts_file, index_file = _cache_files(cache_dir, split)
+    array_file, facts_file, names_file, index_file = _cache_files(cache_dir, split)
     assert found.facts is not None, "reading a folder notes them"
-    kept = ("names", "skipped", "mean", "std", "ranges", "dark", "lost")
+    kept = ("skipped", "mean", "std", "ranges", "dark", "lost")
     index = {name: getattr(found, name) for name in kept}
+    names = Names.of(found.names)
+    index["names"] = quick_digest(names.text)
     index["facts"] = quick_digest(found.facts)
     index["pixels"] = "" if found.images is None else quick_digest(found.images.numpy())
     try:
@@ -296,6 +332,7 @@ def _save_cache(cache_dir: Path, split: str, key: str, found: ImageSet) -> None:
         if found.images is not None:
             write_array(array_file, found.images.numpy())
         write_array(facts_file, found.facts)
+        write_array(names_file, names.text)
         write_record(index_file, {"key": key, **index})
     except OSError as error:
         _warn_once(f"cannot cache images in {cache_dir} ({error.strerror or error})")

@@ -1,5 +1,6 @@
 """How the images of a run are seen, which its first stage decides once, and what was read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class ImageSet:
         lost: (path, reason) of images that were read before, and cannot be any more.
     """
 
-    names: list[str]
+    names: Sequence[str]
     images: Tensor | None = field(compare=False, default=None)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     mean: tuple[float, ...] | None = None

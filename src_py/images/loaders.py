@@ -96,7 +96,7 @@ class StreamedImages:
         on_cuda = self.device.type == "cuda"
         decoded = DataLoader(
             self.files,
-            batch_sampler=[self.world.own(indices).tolist() for indices in index_batches],
+            batch_sampler=(self.world.own(indices).tolist() for indices in index_batches),
             num_workers=self.workers,
             collate_fn=self._stack_or_say_why_not,
             pin_memory=on_cuda,

@@ -9,6 +9,7 @@ Extremes that stand for no value (-9999, NaN, the largest float) do not count, a
 """
 
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -66,19 +67,19 @@ class RangeFinder:
     """Sees a folder's images by their own ranges, and finds the common ones. For many threads."""
 
     def __init__(self) -> None:
-        self._extents: dict[str, list[Range]] = defaultdict(list)
+        self._extents: dict[str, array[float]] = defaultdict(lambda: array("d"))
 
     def __call__(self, sort: str, values: np.ndarray) -> Range:
         extent = extent_of(values)
         if extent is None:
             return 0.0, 1.0
-        self._extents[sort].append(extent)
+        self._extents[sort].extend(extent)
         return _black_and_white(sort, *extent)
 
     def common(self) -> dict[str, list[float]]:
         """One range for each sort that was seen."""
         return {
-            sort: list(_black_and_white(sort, *_common_extent(np.array(self._extents[sort]))))
+            sort: list(_black_and_white(sort, *_common_extent(self._extents_of(sort))))
             for sort in sorted(self._extents)
         }
 
@@ -86,9 +87,13 @@ class RangeFinder:
         """How many images stay so far below their common range that they look black."""
         count = 0
         for sort, (black, white) in self.common().items():
-            highest = np.array(self._extents[sort])[:, 1]
+            highest = self._extents_of(sort)[:, 1]
             count += int(np.count_nonzero(highest - black < DARK * (white - black)))
         return count
+
+    def _extents_of(self, sort: str) -> np.ndarray:
+        """(N, 2)"""
+        return np.array(self._extents[sort]).reshape(-1, 2)
 
 
 def extent_of(values: np.ndarray) -> Range | None:

@@ -5,13 +5,14 @@ Nothing here changes what is trained on: duplicates are listed, and stay in.
 
 import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from src_py.images.names import Names, Paths
 from src_py.images.ranges import DARK, DEEP_RGB, Ranges
 from src_py.images.tars import file_at
 
@@ -32,6 +33,7 @@ LARGEST_DISTANCE = 10
 LARGEST_DIFFERENCE = 0.12
 FLAT_CONTRAST = 8.0  # grey levels; a floor, so that noise does not count as contrast
 NEXT_IN_ORDER = 3
+HASHED_AT_ONCE = 16_384
 PAIRS_AT_ONCE = 20_000  # bounds the memory where all images look alike
 
 
@@ -56,7 +58,7 @@ def describe_files(facts: np.ndarray) -> list[str]:
     shorter, longer = sides.min(0), sides.max(0)
     smallest, largest = (_size(facts[row]) for row in (shorter.argmin(), longer.argmax()))
     elongation = float((longer / shorter).max())
-    modes = Counter(facts["mode"].tolist()).most_common()
+    modes = Counter(map(str, facts["mode"])).most_common()
     return [
         f"smallest {smallest}, median shorter side {np.median(shorter):.0f} px, largest {largest}, "
         f"most elongated {elongation:.3g} : 1",
@@ -121,38 +123,39 @@ def _by_reason(listed: Listed) -> list[tuple[str, int]]:
     return Counter(re.split(r"[:(]", reason)[0].strip() for _, reason in listed).most_common()
 
 
-def find_duplicates(root: Path, names: list[str], facts: np.ndarray) -> list[Duplicate]:
+def find_duplicates(root: Path, names: Sequence[str], facts: np.ndarray) -> list[Duplicate]:
     """Every image that repeats an earlier one, in the order of rows.
 
     Args:
         names: (N,) paths relative to `root`.
         facts: (N,) of folders.facts_type.
     """
-    exact = find_equal_files([root / name for name in names], facts["thumbnail"])
-    single = np.flatnonzero(exact == np.arange(len(names)))
-    near = single[find_lookalikes(facts["thumbnail"][single])]
-    found = {row: Duplicate(names[row], names[exact[row]], "exact") for row in range(len(names))}
-    found |= {
-        row: Duplicate(names[row], names[other], "near")
-        for row, other in zip(single.tolist(), near.tolist(), strict=True)
-    }
-    return [duplicate for duplicate in found.values() if duplicate.path != duplicate.duplicate_of]
+    thumbnails = facts["thumbnail"]
+    exact = find_equal_files(Paths(root, Names.of(names)), thumbnails)
+    is_single = exact == np.arange(len(names))
+    first = exact.copy()
+    first[is_single] = find_lookalikes(thumbnails, np.flatnonzero(is_single))
+    return [
+        Duplicate(names[row], names[first[row]], "near" if is_single[row] else "exact")
+        for row in np.flatnonzero(first != np.arange(len(names))).tolist()
+    ]
 
 
-def find_equal_files(paths: list[Path], thumbnails: np.ndarray) -> np.ndarray:
+def find_equal_files(paths: Sequence[Path], thumbnails: np.ndarray) -> np.ndarray:
     """The row of the first file with the same bytes, for each of N: (N,) int64.
 
     Only files whose thumbnails (N, 8, 8, C) are equal are read.
     """
     first = np.arange(len(paths))
-    rows_by_thumbnail = defaultdict(list)
-    for row, thumbnail in enumerate(thumbnails):
-        rows_by_thumbnail[thumbnail.tobytes()].append(row)
-    for rows in rows_by_thumbnail.values():
-        if len(rows) == 1:
-            continue
+    # Two thumbnails of one hash that differ by chance cost two files that are read for nothing.
+    hashes = (hash(thumbnail.tobytes()) for thumbnail in thumbnails)
+    hashed = np.fromiter(hashes, np.int64, len(paths))
+    order = hashed.argsort(kind="stable")
+    hashed = hashed[order]
+    starts = np.flatnonzero(np.concatenate([[True], hashed[1:] != hashed[:-1], [True]]))
+    for group in np.flatnonzero(np.diff(starts) > 1).tolist():
         row_by_content: dict[bytes, int] = {}
-        for row in rows:
+        for row in order[starts[group] : starts[group + 1]].tolist():
             first[row] = row_by_content.setdefault(_content(paths[row]), row)
     return first
 
@@ -166,36 +169,48 @@ def _content(path: Path) -> bytes:
         return bytes(path)
 
 
-def find_lookalikes(thumbnails: np.ndarray) -> np.ndarray:
-    """The row of an earlier image that looks the same, or its own row, for each of N: (N,) int64.
+def find_lookalikes(thumbnails: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """The row of an earlier image that looks the same, or its own row, for each of M: (M,) int64.
 
     Images are sorted by a 64-bit difference hash (is a pixel lighter than the one to its left?)
     and compared with the next few in that order. A second order begins with the hash's second
     byte, and so on: where two hashes differ in a few bits, one of the eight orders has them
-    late and the two images close together. This takes N log N steps, and finds most, not all.
+    late and the two images close together. This takes M log M steps, and finds most, not all.
 
     Args:
         thumbnails: (N, 8, 8, C) uint8.
+        rows: (M,) ascending, of the images that are looked at; None for all.
     """
-    earliest = np.arange(len(thumbnails))
-    grey = thumbnails.mean(-1, dtype=np.float32)  # (N, 8, 8)
-    # The margin keeps noise in flat parts of a picture from setting bits.
-    lighter = grey > np.roll(grey, 1, axis=2) + 2
-    hashes = np.packbits(lighter.reshape(len(grey), 64), axis=1)  # (N, 8)
-    for pairs in _near_in_order(hashes, grey.mean((1, 2))):
+    rows = np.arange(len(thumbnails)) if rows is None else rows
+    earliest = rows.copy()
+    hashes, brightness = _difference_hashes(thumbnails, rows)
+    for pairs in _near_in_order(hashes, brightness):
         distance = np.unpackbits(hashes[pairs[0]] ^ hashes[pairs[1]], axis=1).sum(1)
         pairs = pairs[:, distance <= LARGEST_DISTANCE]
-        pairs = pairs[:, _look_alike(thumbnails[pairs[0]], thumbnails[pairs[1]])]
-        np.minimum.at(earliest, pairs.max(0), pairs.min(0))
+        pairs = pairs[:, _look_alike(*(thumbnails[rows[side]] for side in pairs))]
+        np.minimum.at(earliest, pairs.max(0), rows[pairs.min(0)])
     return earliest
+
+
+def _difference_hashes(thumbnails: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of some rows the difference hash, (M, 8) uint8, and the mean grey level, (M,) float32."""
+    hashes, brightness = np.empty((len(rows), 8), np.uint8), np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), HASHED_AT_ONCE):
+        block = slice(start, start + HASHED_AT_ONCE)
+        grey = thumbnails[rows[block]].mean(-1, dtype=np.float32)  # (B, 8, 8)
+        # The margin keeps noise in flat parts of a picture from setting bits.
+        lighter = grey > np.roll(grey, 1, axis=2) + 2
+        hashes[block] = np.packbits(lighter.reshape(len(grey), 64), axis=1)
+        brightness[block] = grey.mean((1, 2))
+    return hashes, brightness
 
 
 def _near_in_order(hashes: np.ndarray, brightness: np.ndarray) -> Iterator[np.ndarray]:
     """Yields pairs of rows (2, P) that are close in one of the orders.
 
     Args:
-        hashes: (N, 8) uint8.
-        brightness: (N,), which orders equal hashes: those of flat pictures are all zero.
+        hashes: (M, 8) uint8.
+        brightness: (M,), which orders equal hashes: those of flat pictures are all zero.
     """
     for turn in range(hashes.shape[1]):
         turned = np.roll(hashes, turn, axis=1).view(">u8")[:, 0]

@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from src_py.images.loaders import (
     StreamedImages,
     choose_loading,
 )
+from src_py.images.names import Names, Paths
 from src_py.images.report import (
     Duplicate,
     count_left_out,
@@ -64,7 +66,7 @@ class OpenedImages:
     read: ImageSet
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """One per row."""
         return self.read.names
 
@@ -82,13 +84,14 @@ def settle_images(
     """
     source, root = _source(config, preset)
     paths = _image_files(needed_root(source, root), preset) if source == "folder" else []
-    channels = config.channels or preset.channels
+    channels, count = config.channels or preset.channels, len(paths)
     size = config.image_size or preset.image_size or _size_of_files(paths, hardware)
+    del paths  # they are many
     # Other sources are not copied into ckp/, and their features are small beside the checkpoints.
-    set_bytes = len(paths) * channels * size * size
+    set_bytes = count * channels * size * size
     mode, _ = choose_loading(config.loading, set_bytes, hardware.device)
     cached_bytes = set_bytes if mode == "resident" else 0
-    written = bytes_written(len(paths), config.width, config.backbone)
+    written = bytes_written(count, config.width, config.backbone)
     require_disk_space(config.files, cached_bytes + written)
     place = (source, None if root is None else str(root))
     draft = DataSettings(*place, size, channels, (), (), classes=preset.classes)
@@ -120,13 +123,12 @@ def settled(config: SimCLRConfig, settings: DataSettings, opened: OpenedImages) 
 def image_state(opened: OpenedImages) -> dict[str, Any]:
     """Which images these are, as a record keeps it; see records.IMAGES."""
     read = opened.read
-    of_names = records.digest(read.names)
     pixels = "" if read.facts is None else pixels_digest(read.names, read.facts["pixels"])
     return {
         "count": len(read.names),
-        "key": read.key or of_names,
+        "key": read.key or records.digest_of_texts(read.names),
         "pixels": pixels,
-        "listing": read.listing or of_names,
+        "listing": read.listing or records.digest_of_texts(read.names),
     }
 
 
@@ -192,6 +194,7 @@ def open_split(
         if paths is None:
             return None
         set_bytes = len(paths) * channels * size * size
+        del paths  # they are many
         mode, reason = choose_loading(loading, set_bytes, hardware.device)
         print(f"images: {split} split {mode} ({reason})", flush=True)
     shape = (size, channels)
@@ -215,7 +218,7 @@ def open_split(
         resident = ResidentImages(found.images, hardware.device, hardware.world)
         return OpenedImages(resident, found)
     assert root is not None, "only a folder is streamed"
-    paths = [root / name for name in found.names]
+    paths = Paths(root, Names.of(found.names))
     streamed = StreamedImages(paths, *shape, hardware.device, found.ranges, hardware.world)
     return OpenedImages(streamed, found)
 
@@ -263,7 +266,7 @@ def _source(config: SimCLRConfig, preset: Preset) -> tuple[str, Path | None]:
     return preset.source, config.data
 
 
-def _image_files(root: Path, preset: Preset) -> list[Path]:
+def _image_files(root: Path, preset: Preset) -> Sequence[Path]:
     paths = folder_files(root, "train", preset.classes)
     if not paths and preset.classes:
         raise UserError(
@@ -275,7 +278,7 @@ def _image_files(root: Path, preset: Preset) -> list[Path]:
     return paths
 
 
-def _size_of_files(paths: list[Path], hardware: Hardware) -> int:
+def _size_of_files(paths: Sequence[Path], hardware: Hardware) -> int:
     on_cpu = hardware.device.type == "cpu"
     size = choose_image_size(paths, LARGEST_SIDE_ON_CPU if on_cpu else LARGEST_SIDE)
     print(f"images: {size} px, chosen from the files (--image-size sets it)")

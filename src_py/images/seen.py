@@ -3,12 +3,13 @@
 import csv
 
 from src_py.images.folders import cached_digests, pixels_digest
+from src_py.images.names import Names
 from src_py.run.csv_tables import path_from_cell
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 
 
-def read_rows(files: RunFiles) -> list[str]:
+def read_rows(files: RunFiles) -> Names:
     """The image of each row of features.npy and neighbors.npy.
 
     Raises:
@@ -16,7 +17,7 @@ def read_rows(files: RunFiles) -> list[str]:
     """
     rows = files.made(files.rows, "extract_features")
     with rows.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [path_from_cell(row["path"]) for row in csv.DictReader(file)]
+        return Names.of(path_from_cell(row["path"]) for row in csv.DictReader(file))
 
 
 def rows_by_pixels(files: RunFiles) -> dict[bytes, int]:

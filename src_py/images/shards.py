@@ -121,7 +121,8 @@ def is_written(shard: Shard) -> bool:
     """
     if not os.path.lexists(shard.path):
         return False
-    there = {name: size for name, (_, size) in index_of(shard.path).places.items()}
+    index = index_of(shard.path)
+    there = dict(zip(index.names, index.places[:, 1].tolist(), strict=True))
     newest = max(path.stat().st_mtime for path in shard.files.values())
     is_same = there == {name: path.stat().st_size for name, path in shard.files.items()}
     if not is_same or newest > shard.path.stat().st_mtime:

@@ -1,12 +1,14 @@
 """Which files of a folder belong to a split of it, and what belongs to none."""
 
 import hashlib
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from src_py.images.finding import folders_in, holds_images, survey
+from src_py.images.names import Names, Paths, names_below
 from src_py.images.tars import is_in_shards, state_of
 from src_py.run.addresses import SHARD
 from src_py.run.errors import UserError
@@ -49,7 +51,7 @@ def _first_with_images(folders: list[Path], names: tuple[str, ...]) -> Path | No
     return next((path for path in found if holds_images(path)), None)
 
 
-def folder_files(root: Path, split: str, classes: Sequence[str] = ()) -> list[Path] | None:
+def folder_files(root: Path, split: str, classes: Sequence[str] = ()) -> Sequence[Path] | None:
     """All image files of one split, or None where the folder has no such split.
 
     All kinds, readable here or not: an AVIF file that this Pillow cannot open shall be reported.
@@ -65,7 +67,9 @@ def folder_files(root: Path, split: str, classes: Sequence[str] = ()) -> list[Pa
     if folder is None:
         return None
     images = survey(folder).images
-    return [path for path in images if class_of(path, folder) in classes] if classes else images
+    if not classes:
+        return images
+    return Paths(folder, names_below(folder, (p for p in images if class_of(p, folder) in classes)))
 
 
 def class_of(path: Path, folder: Path) -> str | None:
@@ -119,31 +123,52 @@ def what_is_left_out(root: Path) -> tuple[list[tuple[str, str]], Counter[str]]:
     return [(path.relative_to(root).as_posix(), why) for path, why in left_out], found.others
 
 
-class FileState(NamedTuple):
-    """What tells a file from another one without reading it."""
+@dataclass(frozen=True)
+class FileStates:
+    """What tells files from others without reading them.
 
-    name: str  # path relative to the root
-    size: int  # bytes; -1 when it is gone
-    modified: int  # ns
+    Attributes:
+        names: paths relative to the root.
+        sizes: bytes; -1 of one that is gone.
+        modified: ns.
+    """
+
+    names: Names
+    sizes: "array[int]"
+    modified: "array[int]"
+
+    def __iter__(self) -> Iterator[tuple[str, int, int]]:
+        return zip(self.names, self.sizes, self.modified, strict=True)
 
 
-def file_states(root: Path, paths: list[Path]) -> list[FileState]:
+def file_states(root: Path, paths: Sequence[Path]) -> FileStates:
     """Of the files `paths` below `root`, in order."""
-    states = []
+    sizes, modified = array("q"), array("q")
     for path in paths:
         try:
             told = state_of(path)
         except OSError:  # removed since it was found; decoding will say so
             told = (-1, 0)
-        states.append(FileState(path.relative_to(root).as_posix(), *told))
-    return states
+        sizes.append(told[0])
+        modified.append(told[1])
+    return FileStates(names_below(root, paths), sizes, modified)
 
 
-def listing(states: list[FileState]) -> str:
+def listing(states: FileStates) -> str:
     """SHA-256 of the files' names and sizes: the same wherever the folder is."""
-    return text_digest("\n".join(f"{state.name}\0{state.size}" for state in states))
+    lines = (f"{name}\0{size}" for name, size in zip(states.names, states.sizes, strict=True))
+    return text_digest(joined("\n", lines))
 
 
-def text_digest(text: str) -> str:
-    """SHA-256 in hexadecimal digits; of names in whatever encoding."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+def joined(between: str, texts: Iterable[str]) -> Iterator[str]:
+    """The parts of `between.join(texts)`."""
+    for number, text in enumerate(texts):
+        yield f"{between}{text}" if number else text
+
+
+def text_digest(parts: Iterable[str]) -> str:
+    """SHA-256 in hexadecimal digits of a text in parts; of names in whatever encoding."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -14,13 +14,17 @@ import json
 import os
 import tarfile
 import time
+from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, NamedTuple
 
+import numpy as np
+
+from src_py.images.names import Names
 from src_py.run import records
 from src_py.run.addresses import SHARD, as_text, is_address, is_set, members_of, real
 from src_py.run.errors import UserError, first_line
@@ -59,13 +63,22 @@ class Index(NamedTuple):
 
     Attributes:
         version: another one when the shard has changed.
-        places: offset and size in bytes of each file, by its name.
+        names: of its files, in their order.
+        places: (N, 2) int64, offset and size in bytes of each.
         refused: (name, reason) of what is not read.
+        by_name: (N,) int64, the files in the order of their paths.
     """
 
     version: int
-    places: dict[str, tuple[int, int]]
+    names: Names
+    places: np.ndarray
     refused: list[tuple[str, str]]
+    by_name: np.ndarray
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Offset and size of a file; None where there is none of that name."""
+        row = self.names.find(name, self.by_name)
+        return None if row is None else (int(self.places[row, 0]), int(self.places[row, 1]))
 
 
 # What this process knows, by shard and by folder within shards: it is asked for each image.
@@ -90,7 +103,7 @@ def file_at(path: Path) -> File:
         return path
     shard, name = inside
     with _told(shard):
-        offset, size = index_of(shard).places.get(name, (0, -1))
+        offset, size = index_of(shard).place(name) or (0, -1)
         content = _read(shard, offset, size) if size > 0 else b""
         if len(content) != size:
             raise EOFError(f"{name} is not there, or not all of it")
@@ -110,9 +123,10 @@ def state_of(path: Path) -> tuple[int, int]:
         return status.st_size, status.st_mtime_ns
     shard, name = inside
     index = index_of(shard)
-    if name not in index.places:
+    place = index.place(name)
+    if place is None:
         raise FileNotFoundError(f"{as_text(shard)} holds no {name}")
-    return index.places[name][1], index.version
+    return place[1], index.version
 
 
 def files_below(places: Iterable[Path]) -> Iterator[tuple[Path, str, str]]:
@@ -134,8 +148,7 @@ def files_below(places: Iterable[Path]) -> Iterator[tuple[Path, str, str]]:
     with ThreadPoolExecutor(INDEXED_AT_ONCE) as pool:
         indexes = list(pool.map(index_of, [shard for shard, _ in found]))
     for (shard, folder), index in zip(found, indexes, strict=True):
-        names = [*((name, "") for name in index.places), *index.refused]
-        for name, reason in names:
+        for name, reason in chain(((name, "") for name in index.names), index.refused):
             if not folder or name.startswith(f"{folder}/"):
                 yield shard, name, reason
 
@@ -177,28 +190,40 @@ def _split(path: Path) -> tuple[Path, str] | None:
 def _kept_index(shard: Path, version: int) -> Index:
     """As it was kept, or else read from the shard, and kept."""
     place = records.digest(os.path.abspath(as_text(shard)))
-    kept = CHECKPOINT_ROOT / INDEXES / f"{place[:32]}.json"
-    with contextlib.suppress(records.Damaged, OSError):
-        stored = records.opened(kept.read_bytes(), records.SHARD)
-        if stored["version"] == version:
-            places = {name: (offset, size) for name, offset, size in stored["files"]}
-            return Index(version, places, [(name, reason) for name, reason in stored["refused"]])
+    kept = CHECKPOINT_ROOT / INDEXES / f"{place[:32]}.npz"
+    with contextlib.suppress(Exception):  # damaged, or not there: it is read from the shard
+        stored = _load_index(kept)
+        if stored.version == version:
+            return stored
     index = _read_index(shard, version)
-    files = [[name, *place] for name, place in index.places.items()]
-    content = {"version": version, "files": files, "refused": index.refused}
-    text = json.dumps(records.sealed(content))
     with contextlib.suppress(OSError):  # where it cannot be written, it is read again
-        write_atomically(kept, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomically(kept, lambda temporary: _save_index(temporary, index))
+    return index
+
+
+def _save_index(path: Path, index: Index) -> None:
+    """Its parts as arrays; a checksum of each is a part of the format."""
+    arrays = {name: getattr(index, name) for name in ("version", "places", "by_name")}
+    refused = np.frombuffer(json.dumps(index.refused).encode(), np.uint8)
+    np.savez(path, names=index.names.text, refused=refused, **arrays)
+
+
+def _load_index(path: Path) -> Index:
+    with np.load(path, allow_pickle=False) as stored:
+        names, refused = Names(stored["names"]), json.loads(stored["refused"].tobytes())
+        refused = [(name, reason) for name, reason in refused]
+        index = Index(int(stored["version"]), names, stored["places"], refused, stored["by_name"])
+    if index.places.shape != (len(names), 2) or index.by_name.shape != (len(names),):
+        raise ValueError("not as many places as names")
     return index
 
 
 def _read_index(shard: Path, version: int) -> Index:
-    places: dict[str, tuple[int, int]] = {}
+    offsets = array("q")
     refused: list[tuple[str, str]] = []
-    with (
-        _opened(shard) as file,
-        tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar,
-    ):
+
+    def names(tar: tarfile.TarFile) -> Iterator[str]:
+        """Those that are read; their places and the others are noted."""
         end = -1
         while (found := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
@@ -210,12 +235,17 @@ def _read_index(shard: Path, version: int) -> Index:
             name = found.pax_headers.get(REAL_NAME, found.name)
             reason = _why_not(found, name)
             name = PurePosixPath(name.lstrip("/")).as_posix()
-            if not reason and name in places:
-                reason = "a second file of this name"
             if reason:
                 refused.append((name, reason))
             else:
-                places[name] = found.offset_data, found.size
+                offsets.extend((found.offset_data, found.size))
+                yield name
+
+    with (
+        _opened(shard) as file,
+        tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar,
+    ):
+        found = Names.of(names(tar))
         file.seek(tar.offset)
         end_mark = file.read(tarfile.BLOCKSIZE)  # Python takes anything for the end
         if len(end_mark) < tarfile.BLOCKSIZE or any(end_mark):
@@ -223,7 +253,14 @@ def _read_index(shard: Path, version: int) -> Index:
         while rest := file.read(LARGEST_READ):
             if any(rest):
                 raise tarfile.ReadError(f"more follows its end at byte {tar.offset}")
-    return Index(version, places, refused)
+    places, order = np.array(offsets).reshape(-1, 2), found.path_order()
+    again = [later for row, later in pairwise(order) if found[row] == found[later]]
+    refused += [(found[int(row)], "a second file of this name") for row in again]
+    if again:
+        kept = np.delete(np.arange(len(found)), again)
+        found, places = found.take(kept), places[kept]
+        order = found.path_order()
+    return Index(version, found, places, refused, order)
 
 
 def _why_not(found: tarfile.TarInfo, name: str) -> str:

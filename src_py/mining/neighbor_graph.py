@@ -1,25 +1,32 @@
 """What a graph of neighbors looks like, and which of them are mutual."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+
+from src_py.run.writing import scratch_array
 
 BLOCK = 8192  # rows at once, at most
 GATHERED = 2**22  # neighbors' neighbors at once
 DUPLICATE = 1 - 1e-6  # cosine similarity above which two rows count as the same
 
 
-def mutual_first(neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mutual_first(
+    neighbors: np.ndarray, scratch: Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Puts the neighbors that are mutual (j of i, and i of j) to the front of each row.
 
     Args:
         neighbors: (N, k).
+        scratch: folder for a temporary file, where they are many; None keeps them in memory.
 
     Returns:
         The reordered (N, k), otherwise in the same order, and how many of each row are mutual,
         (N,) int64; a row that has none counts its nearest neighbor.
     """
-    reordered, counts = np.empty_like(neighbors), np.empty(len(neighbors), dtype=np.int64)
+    reordered = scratch_array(neighbors.shape, scratch, neighbors.dtype)
+    counts = np.empty(len(neighbors), dtype=np.int64)
     for rows in _blocks(*neighbors.shape):
         mutual = _are_mutual(neighbors, rows)
         order = np.argsort(~mutual, axis=1, kind="stable")

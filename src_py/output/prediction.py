@@ -185,7 +185,7 @@ def open_classifier(checkpoint: Path, hardware: Hardware, batch_size: int = 256)
 
 def show_images(
     images: ImageLoader,
-    names: list[str],
+    names: Sequence[str],
     outputs: tuple[Tensor, np.ndarray],
     given: np.ndarray,
     clusters: int,

@@ -8,12 +8,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 CHECKSUM = "checksum"
-LARGEST_RECORD = 2**28  # bytes; the names of a million images are a third of it
+LARGEST_RECORD = 2**28  # bytes
 
 Check = Callable[[object], bool]
 
@@ -97,16 +97,6 @@ def is_stored_part(value: object) -> bool:
     """[rows, digest]"""
     return (
         isinstance(value, list) and len(value) == 2 and is_count(value[0]) and is_digest(value[1])
-    )
-
-
-def is_place(value: object) -> bool:
-    """[name, offset, size]"""
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and is_text(value[0])
-        and all(map(is_count, value[1:]))
     )
 
 
@@ -202,7 +192,8 @@ RECOMMENDATION = Schema({"recommended": is_count, "finer": is_count, "reason": i
 CACHE = Schema(
     {
         "key": is_text,
-        "names": list_of(is_text),
+        # Of the file beside it; in runs of before, the names themselves.
+        "names": lambda value: is_text(value) or list_of(is_text)(value),
         "skipped": list_of(list_of(is_text)),
         "mean": list_of(is_number),
         "std": list_of(is_number),
@@ -221,14 +212,6 @@ MINING = Schema(
         "parts": list_of(is_stored_part),
     }
 )
-# Of a shard: a number that changes with it, where its files lie, and which are not read, and why.
-SHARD = Schema(
-    {
-        "version": is_count,
-        "files": list_of(is_place),
-        "refused": list_of(list_of(is_text)),
-    }
-)
 MOVES = Schema({"moves": list_of(list_of(is_text)), "predictions": list_of(is_prediction)})
 SWITCH = Schema({"moves": list_of(list_of(is_text)), "removed": list_of(is_text)})
 
@@ -245,6 +228,15 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
 def digest(content: object) -> str:
     """SHA-256 of what JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """What `digest` gives for a list of them, without such a list."""
+    sha256 = hashlib.sha256(b"[")
+    for number, text in enumerate(texts):
+        sha256.update(((", " if number else "") + json.dumps(text)).encode())
+    sha256.update(b"]")
+    return sha256.hexdigest()
 
 
 def parse(text: bytes) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SUMMED_TOGETHER = 512  # words of 8 bytes
 FILLED_AT_ONCE = 2**16  # rows
-LARGEST_IN_MEMORY = 2**28  # bytes of an array that is needed only meanwhile
+LARGEST_IN_MEMORY = 2**22  # bytes of an array that is needed only meanwhile
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -84,21 +84,24 @@ def reserve(path: Path, array: Reserved) -> None:
     write_atomically(path, write)
 
 
-def scratch_array(shape: tuple[int, ...], folder: Path | None) -> "np.ndarray":
-    """float32: in memory, or, where it is large, in a temporary file that ends with it.
+def scratch_array(
+    shape: tuple[int, ...], folder: Path | None, dtype: "DTypeLike" = "float32"
+) -> "np.ndarray":
+    """To be filled: in memory, or, where it is large, in a temporary file that ends with it.
 
     Args:
-        folder: of the file; None keeps the array in memory.
+        folder: of the file; None keeps the array in memory, and so does a disk that is too full.
     """
     import numpy as np
 
-    size = 4 * math.prod(shape)
-    if folder is None or size <= LARGEST_IN_MEMORY:
-        return np.empty(shape, dtype=np.float32)
-    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (the map keeps it open)
-    file.truncate(size)
-    _take_room(file, size)
-    return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    if folder is not None and size > LARGEST_IN_MEMORY:
+        with contextlib.suppress(OSError):
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (the map keeps it open)
+            file.truncate(size)
+            _take_room(file, size)
+            return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
+    return np.empty(shape, dtype=dtype)
 
 
 def _take_room(file: BinaryIO, size: int) -> None:

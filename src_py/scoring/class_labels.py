@@ -1,6 +1,7 @@
 """The labels of a split, for scoring: no training stage may import this module."""
 
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def load_labels(
     source: str,
     root: Path | None,
     split: str,
-    names: list[str],
+    names: Sequence[str],
     folder_labels: bool = False,
     listed: Sequence[str] = (),
 ) -> tuple[np.ndarray, list[str]] | None:
@@ -50,12 +51,13 @@ def load_labels(
 
 
 def _folder_labels(
-    root: Path, split: str, names: list[str], folder_labels: bool, listed: Sequence[str]
+    root: Path, split: str, names: Sequence[str], folder_labels: bool, listed: Sequence[str]
 ) -> tuple[np.ndarray, list[str]] | None:
     folder = split_folder(root, split)
     if folder is None or (folder == root and not folder_labels):
         return None
-    of_names = [class_of(root / name, folder) for name in names]
+    inside = (class_of(root / name, folder) for name in names)
+    of_names = [name and sys.intern(name) for name in inside]  # each of a few texts once
     found = [name for name in of_names if name is not None]
     if len(found) < len(names):
         if folder_labels:

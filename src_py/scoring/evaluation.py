@@ -1,14 +1,16 @@
 """What evaluate.py reports: the scores of every stage on every split, as a dict and as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from src_py.backbones import Backbone
 from src_py.clusters.names import ClusterNames
+from src_py.feature_space import BLOCK, gathered
 from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.inference import infer
 from src_py.models import ClusteringModel
@@ -51,15 +53,20 @@ class Split:
 
 @dataclass(frozen=True)
 class Computation:
-    """How models are applied to the images of one split."""
+    """How models are applied to the images of one split.
+
+    Attributes:
+        scratch: folder for what is made of all images, where it is large; None keeps it in memory.
+    """
 
     images: ImageLoader
     hardware: Hardware
     batch_size: int
+    scratch: Path | None = None
 
-    def outputs(self, model: Backbone | ClusteringModel, dim: int = 0) -> np.ndarray:
-        batches = infer(model, self.images, self.hardware, self.batch_size)
-        return torch.cat([batch.cpu() for batch in batches], dim=dim).numpy()
+    def features(self, backbone: Backbone) -> np.ndarray:
+        """(N, D) float32"""
+        return self._together(self._outputs(backbone))
 
     def probabilities(
         self, model: ClusteringModel, temperature: float, names: ClusterNames, features: np.ndarray
@@ -70,13 +77,21 @@ class Computation:
             features: (N, D) of the pretext, which are the classifier's own where its network is
                 frozen: it is not asked again.
         """
+        outputs = self._outputs(model)
         if model.backbone.spec.frozen:
-            with torch.no_grad():
-                logits = model.heads(torch.from_numpy(features).to(self.hardware.device))[0].cpu()
-        else:
-            logits = torch.from_numpy(self.outputs(model, dim=1)[0])
-        merged = names.merged((logits / temperature).softmax(dim=1).numpy())
-        return merged[:, [group[0] for group in names.groups]]
+            blocks = torch.from_numpy(features).split(BLOCK)
+            outputs = (model.heads(block.to(self.hardware.device)).cpu() for block in blocks)
+        first = [group[0] for group in names.groups]
+        merged = (names.merged((each[0] / temperature).softmax(dim=1).numpy()) for each in outputs)
+        return self._together(torch.from_numpy(each[:, first]) for each in merged)
+
+    def _outputs(self, model: Backbone | ClusteringModel) -> Iterator[Tensor]:
+        batches = infer(model, self.images, self.hardware, self.batch_size)
+        return (batch.cpu() for batch in batches)
+
+    def _together(self, blocks: Iterable[Tensor]) -> np.ndarray:
+        """(N, n) float32 of blocks (B, n)."""
+        return gathered(blocks, len(self.images), scratch=self.scratch).numpy()
 
 
 def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:

@@ -19,6 +19,7 @@ from sklearn.preprocessing import normalize
 
 UNASSIGNED = -1  # in a mapping: a cluster without a class
 MIXTURE_ROWS = 20_000
+BLOCK = 16_384  # rows at once
 MIXTURE_COMPONENTS = 40
 CONFIDENT = 0.99  # a prediction above this counts as confident
 
@@ -192,7 +193,7 @@ def cluster_balance(probabilities: np.ndarray) -> float:
 
 
 def neighbor_accuracy(neighbors: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction of (N, k) neighbors that have their anchor's label; memory O(N k).
+    """The fraction of (N, k) neighbors that have their anchor's label.
 
     Args:
         neighbors: (N, k) row indices.
@@ -208,7 +209,11 @@ def neighbor_accuracy(neighbors: np.ndarray, labels: np.ndarray) -> float:
             f"got shapes {neighbors.shape} and {labels.shape}"
         )
     _require_range("neighbors", neighbors, len(labels))
-    return float(np.mean(labels[neighbors] == labels[:, None]))
+    equal = 0
+    for start in range(0, len(labels), BLOCK):
+        rows = slice(start, start + BLOCK)
+        equal += int(np.count_nonzero(labels[neighbors[rows]] == labels[rows, None]))
+    return equal / neighbors.size
 
 
 def kmeans_clusters(

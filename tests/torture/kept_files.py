@@ -36,6 +36,9 @@ READERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "images-train-facts.npy": (
         "extract_features", STAGES["extract_features"], "ckp/mine/features.npy",
     ),
+    "images-train-names.npy": (
+        "extract_features", STAGES["extract_features"], "ckp/mine/features.npy",
+    ),
     "features.npy": ("scan", STAGES["scan"] + AGAIN, "ckp/mine/scan.pt"),
     "neighbors.npy": ("scan", STAGES["scan"] + AGAIN, "ckp/mine/scan.pt"),
     "rows.csv": ("scan", STAGES["scan"] + AGAIN, "ckp/mine/scan.pt"),
