@@ -34,7 +34,7 @@ FEW = ("--epochs", "1", "--images-per-epoch", "8192", "--batch-size", "128")
 HEADS = ("--head-epochs", "1", "--candidate-heads", "8", "--clusters", "10")
 ROUTES = {
     "trained": {
-        "simclr": (*IMAGES, "--width", "8", *FEW),
+        "simclr": (*IMAGES, "--backbone", "resnet18", "--width", "8", *FEW),
         "extract_features": (),
         "scan": (*FEW, *HEADS),
         "selflabel": FEW,
