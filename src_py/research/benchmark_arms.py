@@ -159,14 +159,11 @@ def _pretext(
 
     view = simclr_view(pixels.shape[-1])
     data = ViewsOfImages(_as_arrays(pixels), [view, view])
+    build = pretext_optimizer
     return {
-        "reference": _reference(
-            reference, pretext_optimizer, config, data, batch, hardware, loss_of_views
-        ),
+        "reference": _reference(reference, build, config, data, batch, hardware, loss_of_views),
         "ours": _ours(simclr_steps, trained, config, pixels, (batch,), hardware, compiled),
-        "network": _network(
-            alone, pretext_optimizer, config, pixels, 2 * batch, hardware, loss_of_views
-        ),
+        "network": _network(alone, build, config, pixels, 2 * batch, hardware, loss_of_views),
     }
 
 
