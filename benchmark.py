@@ -82,10 +82,8 @@ def networks_figures(
     measured: dict[str, dict] = {}
     minutes: dict[str, float] = {}
     for backbone, width in product(backbones, config.numbers("widths")):
-        network, spec = (
-            f"{backbone}, width {width}",
-            new_spec(backbone, width, 3, config.image_size),
-        )
+        network = f"{backbone}, width {width}"
+        spec = new_spec(backbone, width, 3, config.image_size)
         for stage in stages:
             found = measure_stage(stage, spec, config, STAGE_CONFIGS[stage], hardware, peak)
             measured[f"{stage}, {network}"] = found
