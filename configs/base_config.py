@@ -58,7 +58,7 @@ class TrainingConfig(SeedOption, LoadingOption, DeviceOption, RunConfig):
     epochs: int = 100  # passes over the images
     minutes: float | None = None
     """for all four stages together: epochs, images per epoch and batches are chosen to fit; of
-    scan.py and selflabel.py no more epochs than --epochs"""
+    scan.py and selflabel.py no more epochs than --epochs, and with fewer at a higher rate"""
     images_per_epoch: int | None = None  # drawn anew for each epoch (default: all)
     batch_size: int = 512  # images a step
     learning_rate: float = 1e-3  # peak of the optimizer's schedule

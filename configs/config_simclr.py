@@ -22,7 +22,7 @@ class SimCLRConfig(TrainingConfig):
     warmup_epochs: int = 0  # of linear rise to the peak, before the cosine; at most half of all
     temperature: float = 0.1  # of NT-Xent
     backbone: Literal["auto", "resnet18", "resnet50", "compact"] = "auto"
-    """the network: the paper's, its deeper one for ImageNet, or a plain one that learns small
+    """the network: the paper's, its deeper one for ImageNet, or a compact one that learns small
     images in a fraction of the time; auto: compact on a CPU for images of up to 64 px, unless
     --recipe paper, else resnet18 (--init has its own)"""
     width: int = 64

@@ -134,6 +134,12 @@ def classifier_optimizer(
     return optimizer
 
 
+def scale_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Makes the learning rate `factor` times as large."""
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+
+
 def descend(
     optimizer: torch.optim.Optimizer,
     loss: Tensor,

@@ -28,6 +28,7 @@ from src_py.optimizers import (
     descend,
     moving_average,
     pretext_optimizer,
+    scale_rate,
     update_average,
 )
 from src_py.pseudo_labels import PseudoLabels
@@ -207,6 +208,7 @@ def train_scan(
     schedule = session.stored_schedule(len(images)) or plan(
         scan_steps, trained, images, config, session, 2, head_epochs
     )
+    scale_rate(optimizer, schedule.rate_factor)
     for epoch in session.epochs(schedule, average=average, **trained):
         generator = session.generator(epoch)
         anchors = shuffled_batches(
@@ -323,6 +325,7 @@ def train_self_label(
     schedule = session.stored_schedule(len(images)) or plan(
         self_label_steps, trained, images, config, session
     )
+    scale_rate(optimizer, schedule.rate_factor)
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
         if config.reliable_share and epoch % config.refresh_epochs == 0:

@@ -105,6 +105,18 @@ def test_clustering_is_not_trained_beyond_the_preset(fit):
     assert fit(1e6, "scan", ScanConfig(run="mine", minutes=10)).epochs == 50
 
 
+@pytest.mark.parametrize(
+    ("speed", "optimizer", "factor"),
+    [(1e6, "adam", 1), (50, "adam", (50 / 12.2) ** 0.5), (1, "adam", 5), (50, "sgd", 1)],
+)
+def test_with_fewer_epochs_than_asked_adams_steps_are_larger(fit, capsys, speed, optimizer, factor):
+    config = ScanConfig(run="mine", minutes=10, optimizer=optimizer)
+    schedule = fit(speed, "scan", config)
+    assert schedule.rate_factor == pytest.approx(factor, rel=0.05)
+    assert ("learning rate times" in capsys.readouterr().out) == (factor > 1)
+    assert fit(speed, "simclr", SimCLRConfig(run="mine", minutes=10)).rate_factor == 1
+
+
 def spend(stage, seconds):
     write_stage(RunFiles("mine"), stage, seconds=seconds)
 

@@ -1,6 +1,6 @@
 """The loops on tiny sets: every size and batch, skipped steps, and what they must not change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -314,6 +314,21 @@ def train_slowly(stage, monkeypatch, seconds, store_seconds=0, **options):
         model = classifier(heads=1)
         training_loops.train_self_label(model, images, tiny.neighbors, config, session)
     return session
+
+
+@pytest.mark.parametrize("stage", ["scan", "selflabel"])
+def test_a_classifier_trains_at_the_rate_that_its_schedule_makes_of_the_options(monkeypatch, stage):
+    made, build = [], training_loops.classifier_optimizer
+
+    def plan(steps, trained, images, config, *_):
+        return replace(planning.asked_for(config, len(images)), rate_factor=3.0)
+
+    monkeypatch.setattr(training_loops, "plan", plan)
+    monkeypatch.setattr(
+        training_loops, "classifier_optimizer", lambda *given: made.append(build(*given)) or made[0]
+    )
+    train_slowly(stage, monkeypatch, seconds=6, learning_rate=1e-3)
+    assert made[0].param_groups[0]["lr"] == pytest.approx(3e-3)
 
 
 STAGES = ("simclr", "moco", "scan", "selflabel")

@@ -39,6 +39,7 @@ SMALLEST_BATCH = 64  # that more steps are made of
 SMALLEST_THAT_TRAINS = 2  # images: batch statistics need more than one
 LIBRARIES_MAP = 2**28  # bytes, at most, that kernels and threads take besides the tensors
 WARMUP_SHARE = 0.1  # of the epochs, at most
+MOST_RATE_FACTOR = 5.0  # beyond it Adam is not sure to converge
 
 
 Steps = Callable[..., Iterator[Step]]
@@ -136,11 +137,15 @@ def fit_minutes(
         )
     passes = max(passes, least)
     epochs = max(1, math.ceil(passes))
+    rate_factor = 1.0
+    if getattr(config, "optimizer", None) == "adam":  # fewer steps have as far to go
+        rate_factor = min(MOST_RATE_FACTOR, math.sqrt(schedule.epochs / passes))
     schedule = replace(
         schedule,
         epochs=epochs,
         images_per_epoch=math.ceil(images * min(1.0, passes / epochs)),
         warmup_epochs=min(schedule.warmup_epochs, int(WARMUP_SHARE * epochs)),
+        rate_factor=rate_factor,
         seconds=left,
     )
     if stage != "selflabel":  # few of a small batch have a label, and clusters then empty
@@ -148,10 +153,11 @@ def fit_minutes(
     if schedule.ema_decay:
         horizon = max(1.0, AVERAGE_SHARE * schedule.steps)
         schedule = replace(schedule, ema_decay=min(schedule.ema_decay, 1 - 1 / horizon))
+    faster = f", the learning rate times {rate_factor:.2f}" if rate_factor > 1 else ""
     session.say(
         f"{stage}: {1 / seconds_per_image:,.0f} images/s measured; {schedule.epochs} epochs of "
         f"{schedule.images_per_epoch:,} images, {schedule.batch_size} a step, fit into "
-        f"{max(left, 0):.0f} s of --minutes {minutes:g}"
+        f"{max(left, 0):.0f} s of --minutes {minutes:g}{faster}"
     )
     return schedule
 

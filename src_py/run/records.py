@@ -152,7 +152,8 @@ SCHEDULE = Schema(
         "ema_decay": is_number,
         "head_epochs": is_count,
         "seconds": or_none(is_number),
-    }
+    },
+    {"rate_factor": is_number},
 )
 BEGUN = Schema(
     {"made_from": texts_to(is_digest), "config": is_object},

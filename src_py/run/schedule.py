@@ -17,6 +17,8 @@ class Schedule:
         warmup_epochs: in which the pretext's learning rate rises.
         ema_decay: of the moving average of the weights; 0 where there is none.
         head_epochs: of heads alone on stored features.
+        rate_factor: on the learning rate of Adam, which is meant for all epochs that are asked for;
+            1 unless they are fewer.
         seconds: that training may take; None where nothing limits it.
     """
 
@@ -27,6 +29,7 @@ class Schedule:
     warmup_epochs: int = 0
     ema_decay: float = 0.0
     head_epochs: int = 0
+    rate_factor: float = 1.0
     seconds: float | None = None
 
     @property
