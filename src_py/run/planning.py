@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from configs.base_config import TrainingConfig
+from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from src_py.images.loaders import ImageLoader, shuffled_batches
 from src_py.run.distributed import ALONE, World, apart
@@ -138,7 +139,8 @@ def fit_minutes(
     passes = max(passes, least)
     epochs = max(1, math.ceil(passes))
     rate_factor = 1.0
-    if getattr(config, "optimizer", None) == "adam":  # fewer steps have as far to go
+    if isinstance(config, ScanConfig | SelfLabelConfig) and config.optimizer == "adam":
+        # Fewer steps have as far to go.
         rate_factor = min(MOST_RATE_FACTOR, math.sqrt(schedule.epochs / passes))
     schedule = replace(
         schedule,
