@@ -208,10 +208,15 @@ def test_the_parts_are_worth_what_is_said():
 
 
 def test_plain_neighbors_are_worth_what_is_said():
-    plain, strong = (accuracies("side-by-side", name) for name in ("best", "strong-neighbors"))
+    plain, strong, of_paper = (
+        accuracies("side-by-side", name) for name in ("best", "strong-neighbors", "resnet18")
+    )
+    without = accuracies("earlier/side-by-side-resnet18", "strong-neighbors")
     told = " ".join(RESULTS.split())
     assert f"selflabel {mean_and_spread(plain)}, without them" in told
     assert f"(`strong-neighbors`) {mean_and_spread(strong)}" in told
+    assert f"{mean_and_spread(of_paper)} with them (`resnet18`)" in told
+    assert f"{mean_and_spread(without)} without" in told
 
 
 def test_earlier_misses_are_as_they_were():
