@@ -60,18 +60,20 @@ class CompactSpec:
             of this width.
         channels: of the images, 1 or 3.
         blocks: each of them halves the side of the map.
+        shortcuts: around the second convolution of each block; the first networks had none.
         frozen: no stage trains the backbone.
     """
 
     width: int
     channels: int
     blocks: int = FEWEST_COMPACT_BLOCKS
+    shortcuts: bool = False
     frozen: bool = False
 
     @staticmethod
     def for_images(width: int, channels: int, image_size: int) -> "CompactSpec":
         blocks = math.ceil(math.log2(image_size / COMPACT_MAP))
-        return CompactSpec(width, channels, max(FEWEST_COMPACT_BLOCKS, blocks))
+        return CompactSpec(width, channels, max(FEWEST_COMPACT_BLOCKS, blocks), shortcuts=True)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -261,11 +263,13 @@ def _initialise(network: nn.Module) -> None:
 
 
 class CompactBlock(nn.Module):
-    """Two 3x3 convolutions without a shortcut; the map is halved between them, before the batch
-    norm, so that most of the work is done on the smaller one."""
+    """Two 3x3 convolutions; the map is halved between them, before the batch norm, so that most of
+    the work is done on the smaller one. The shortcut goes around the second, whose input and output
+    have one shape, so that it needs no weights."""
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, shortcut: bool) -> None:
         super().__init__()
+        self.shortcut = shortcut
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -274,11 +278,12 @@ class CompactBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(self.conv1(x), 2, ceil_mode=True)
         x = F.relu(self.bn1(x), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)), inplace=True)
+        changed = self.bn2(self.conv2(x))
+        return F.relu(changed + x if self.shortcut else changed, inplace=True)
 
 
 class CompactNetwork(Backbone):
-    """A plain network for small images: a 2x2 convolution, then blocks that grow to 8 x width.
+    """A network for small images: a 2x2 convolution, then blocks that grow to 8 x width.
 
     After the networks of airbench (Jordan, 2024), which learn CIFAR-10 in few operations: wide on
     small maps, where processors convolve fastest.
@@ -290,7 +295,9 @@ class CompactNetwork(Backbone):
         self.feature_dim = 8 * width
         self.conv1 = nn.Conv2d(spec.channels, width, 2)
         channels = [width, width, 4 * width] + [8 * width] * (spec.blocks - 2)
-        self.blocks = nn.Sequential(*(CompactBlock(*pair) for pair in pairwise(channels)))
+        self.blocks = nn.Sequential(
+            *(CompactBlock(*pair, spec.shortcuts) for pair in pairwise(channels))
+        )
         _initialise(self)
         self.freeze_if_asked()
 

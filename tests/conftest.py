@@ -39,7 +39,9 @@ def run_script(tmp_path):
         if environment is None and HAS_COPIES:
             done = Copy(command, tmp_path).done()
         else:
-            variables = {} if environment is None else {"PYTHONPATH": str(environment)}
+            before = [] if environment is None else [str(environment)]
+            modules = os.pathsep.join([*before, *filter(None, [os.environ.get("PYTHONPATH")])])
+            variables = {"PYTHONPATH": modules}
             done = subprocess.run(
                 [sys.executable, *command],
                 cwd=tmp_path,

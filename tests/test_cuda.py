@@ -73,6 +73,7 @@ def test_the_four_stages_run(run_script, tmp_path):
         ("selflabel.py", "--epochs", "2"),
         ("evaluate.py",),
     ):
-        run_script(script, "--device", "cuda", *options)
+        # Started afresh: CUDA may not be used in a copy of a process that has looked for it.
+        run_script(script, "--device", "cuda", *options, environment=tmp_path)
     scores = json.loads((tmp_path / "logs" / "digits" / "evaluation.json").read_text())
     assert scores["train"]["selflabel"]["acc"] > 0.3

@@ -88,6 +88,19 @@ def test_the_compact_network_ends_on_a_small_map_whatever_the_size(size, blocks,
     assert backbone.blocks(backbone.conv1(images)).shape == (2, 32, side, side)
 
 
+def test_a_compact_network_stored_before_there_were_shortcuts_has_none():
+    stored = CompactSpec(4, 3).as_dict()
+    del stored["shortcuts"]
+    old, new = build_backbone(spec_from_dict(stored)), build_backbone(new_spec("compact", 4, 3, 32))
+    new.load_state_dict(old.state_dict())
+    x = torch.randn(2, 4, 8, 8)
+    plain, shortcut = old.blocks[0].eval()(x), new.blocks[0].eval()(x)
+    halved = old.blocks[0].bn1(torch.nn.functional.max_pool2d(old.blocks[0].conv1(x), 2)).relu()
+    changed = old.blocks[0].bn2(old.blocks[0].conv2(halved))
+    torch.testing.assert_close(plain, changed.relu())
+    torch.testing.assert_close(shortcut, (changed + halved).relu())
+
+
 def test_every_weight_of_the_compact_network_learns():
     backbone = build_backbone(new_spec("compact", 4, 3, 32))
     backbone(torch.randn(4, 3, 32, 32)).square().sum().backward()

@@ -274,15 +274,17 @@ def _seconds_per_image(
     context = {"generator": generator, "config": config, "hardware": hardware}
     started, seen = time.monotonic(), 0
     for number, step in enumerate(steps(**trial, batches=batches, **context)):
-        wait_for(session.hardware.device)
         if number == 0:  # also sets up caches and kernels
+            wait_for(session.hardware.device)
             started = time.monotonic()
             continue
+        # The device is not waited for: a training does not wait for it either.
         seen += step.images
         taken = together.of_the_first(time.monotonic() - started)
         if config.minutes and taken > _trial_seconds(config.minutes):
             break
-    return taken / seen
+    wait_for(session.hardware.device)
+    return together.of_the_first(time.monotonic() - started) / seen
 
 
 def _trial_seconds(minutes: float) -> float:
