@@ -86,6 +86,7 @@ clean:
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
 # make cifar10 DATA=<folder> RECIPE=best MINUTES=25
+# SIMCLR: more options of simclr.py.
 RECIPE ?= best
 SEEDS ?= 0
 WIDTH ?= $(shell $(BIN)/python -c "import torch; print(64 if torch.cuda.is_available() else 16)")
@@ -93,7 +94,7 @@ OUT ?= out/cifar10-$(MINUTES)min
 cifar10: MINUTES ?= 25
 cifar10: $(VENV)/installed
 	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
-	    --simclr="--minutes $(MINUTES) --width $(WIDTH)" --pixels --out $(OUT)
+	    --simclr="--minutes $(MINUTES) --width $(WIDTH) $(SIMCLR)" --pixels --out $(OUT)
 
 # What a second process on this machine gains.
 results-processes: $(VENV)/installed

@@ -1,5 +1,5 @@
-"""Decoding many files at once: in order, in as many threads as help, and never far ahead of who uses
-them."""
+"""Decoding many files at once: in order, in as many threads as help, and never far ahead of who
+uses them."""
 
 import time
 from collections import deque
@@ -25,9 +25,8 @@ def decode_in_threads(
 ) -> Generator[Decoded | str, None, None]:
     """What `decode` makes of each item, in order, or why it says that a file is unreadable.
 
-    One thread per available core for photos, which Pillow decodes without the GIL; tiny images spend
-    most of their time holding it, and more threads only take it from one another (50,000 of 32 px:
-    75 s with sixteen threads, 35 s with one).
+    One thread per available core for photos, which Pillow decodes without the GIL. Tiny images
+    spend most of their time holding it, and more threads only take it from one another.
     """
     least = float("inf")
     for item in items[:TRIED]:
