@@ -78,7 +78,7 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) ckp logs out
+	rm -rf $(VENV)
 
 # The figures of the pages: see ablation.py for what is kept of each run.
 .PHONY: cifar10 results-processes results-mining results-memory results-digits results-parts results-side-by-side results-folder \

@@ -49,7 +49,7 @@ def main(config: ExtractFeaturesConfig) -> None:
             f"--neighbors {config.neighbors}: must be below the number of images, {count}"
         )
     if config.features == "projection" and frozen:
-        raise UserError("--features projection: --init without --fine-tune trains none")
+        raise UserError("--features projection: frozen weights have none that is used")
 
     world, mining = hardware.world, None
     if world.is_first:
@@ -61,14 +61,15 @@ def main(config: ExtractFeaturesConfig) -> None:
             "images": image_state(images),
         }
         shape = (count, backbone.feature_dim, config.neighbors, config.views if frozen else 0)
-        mining = UnfinishedMining.of(files, made_from, *shape)
+        mining = UnfinishedMining.of(files, made_from, hardware.device, *shape)
     generator = hardware.generator(*b"extract_features")
     first, random = 0, generator.get_state()
     if mining and mining.rows:
         first, random = mining.rows, mining.random
         print(f"features: {first:,} of {count:,} images are there already")
     first, random = world.of_the_first((first, random))
-    generator.set_state(random)
+    if frozen:  # nothing else is random
+        generator.set_state(random)
 
     seen = (images.loader, hardware, config.batch_size)
     if frozen:  # all that later stages will ever ask of the network

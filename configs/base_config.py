@@ -54,7 +54,7 @@ class TrainingConfig(SeedOption, LoadingOption, DeviceOption, RunConfig):
     """Options of the stages that train."""
 
     recipe: Literal["best", "paper"] = BEST_RECIPE
-    """the published algorithm, or all that improves it"""
+    """paper: the published algorithm; best: with all that improves it"""
     epochs: int = 100  # passes over the images
     minutes: float | None = None
     """for all four stages together: epochs, images per epoch and batches are chosen to fit; of

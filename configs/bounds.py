@@ -46,7 +46,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "reliable_share": (0, BELOW_ONE),
     "review": (0, MOST_ROWS),
     "rounds": (1, 10_000),
-    "seconds": (0, 3600),
+    "seconds": (0.01, 3600),
     "seed": (0, 2**32 - 1),
     "seeds": (2, 1000),
     "target_decay": (0, BELOW_ONE),

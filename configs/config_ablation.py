@@ -14,10 +14,10 @@ from src_py.run.errors import UserError
 # {clusters} is the preset's number of them, {twice} twice as many.
 VARIANTS = {
     "moco": {},  # moco.py in the place of simclr.py
-    "compact": {"simclr": ["--backbone", "compact"]},  # whichever network the preset has
-    "resnet18": {"simclr": ["--backbone", "resnet18"]},
-    "sgd": {"simclr": ["--optimizer", "sgd"]},  # whichever optimizer the network has
-    "muon": {"simclr": ["--optimizer", "muon"]},
+    "compact": {"simclr": ["--backbone", "compact", "--optimizer", "muon"]},
+    "sgd": {"simclr": ["--backbone", "compact", "--optimizer", "sgd"]},
+    "resnet18": {"simclr": ["--backbone", "resnet18", "--optimizer", "sgd"]},
+    "muon": {"simclr": ["--backbone", "resnet18", "--optimizer", "muon"]},
     "uneven": {"scan": ["--evenness", "0.85"]},
     "merged": {"scan": ["--clusters", "{twice}"], "label": ["--merge-to", "{clusters}"]},
     "mutual": {"scan": ["--mutual"]},
@@ -35,9 +35,9 @@ VARIANTS = {
 class AblationConfig(LoadingOption, DeviceOption, RunConfig):
     recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
     variants: str = ""
-    """of the recipe best: moco, compact and resnet18 (the network), sgd and muon (its optimizer),
-    uneven, merged, mutual, no-mutual, no-components, strong-neighbors, no-prototypes,
-    no-heads-first, no-reliable, no-teacher; separated by commas"""
+    """of the recipe best: moco, compact and sgd (the compact network by Muon and by SGD), resnet18
+    and muon (ResNet-18 by SGD and by Muon), uneven, merged, mutual, no-mutual, no-components,
+    strong-neighbors, no-prototypes, no-heads-first, no-reliable, no-teacher; separated by commas"""
     seeds: str = "0,1,2"  # separated by commas
     simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"
     scan: str = ""  # options for scan.py

@@ -15,7 +15,7 @@ NUMBERS = {"widths": (1, 1024), "sizes": (100, 10**9)}  # the least and the larg
 @dataclass(frozen=True)
 class BenchmarkConfig(SeedOption, DeviceOption, ScriptConfig):
     stage: Literal["all", "pretext", "scan", "selflabel", "extraction", "predict", "mining"] = "all"
-    # what to measure
+    """what to measure"""
     backbone: Literal["resnet18", "resnet50", "compact"] = "resnet18"
     """the network, as simclr.py has it"""
     widths: str = "16,64"  # of the network, separated by commas
@@ -28,7 +28,7 @@ class BenchmarkConfig(SeedOption, DeviceOption, ScriptConfig):
     profile: bool = False  # also print the operations that a step of each arm spends its time in
     quick: bool = False
     """only the pretext at width 16, of compact and of resnet18, and mining of 10,000 rows, within
-    50 s"""
+    50 s, whatever else is asked for"""
     out: Path = Path("results/benchmark.json")  # where the figures go
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ class SimCLRConfig(TrainingConfig):
     optimizer: Literal["auto", "sgd", "muon"] = "auto"
     """the paper's, or one whose steps are as large in all directions of a weight matrix, which
     learns more in few steps; auto: muon for the compact network, unless --recipe paper, else sgd"""
-    momentum: float = 0.9  # of SGD
+    momentum: float = 0.9  # of SGD; with muon, of biases and batch norms
     warmup_epochs: int = 0  # of linear rise to the peak, before the cosine; at most half of all
     temperature: float = 0.1  # of NT-Xent
     backbone: Literal["auto", "resnet18", "resnet50", "compact"] = "auto"

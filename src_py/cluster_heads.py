@@ -19,7 +19,7 @@ from src_py.models import ClusterHeads
 from src_py.neighbor_pairs import NeighborPairs
 from src_py.optimizers import descend, moving_average, update_average
 from src_py.pseudo_labels import PseudoLabels
-from src_py.run.planning import Trained, asked_for, fit_head_epochs
+from src_py.run.planning import Trained, asked_for, fit_head_epochs, in_minutes
 from src_py.run.schedule import ClusterStep
 from src_py.run.session import TrainingSession
 from src_py.run.training_stage import TrainingStage
@@ -212,7 +212,9 @@ def self_label_heads(
     optimizer = torch.optim.Adam(heads.parameters(), lr=config.head_learning_rate, fused=True)
     trained: Trained = {"heads": heads, "teacher": teacher}
     trained |= {"pseudo_labels": pseudo_labels, "optimizer": optimizer}
-    schedule = session.stored_schedule(len(stored)) or asked_for(config, len(stored))
+    schedule = session.stored_schedule(len(stored)) or in_minutes(
+        asked_for(config, len(stored)), config, session
+    )
     for epoch in session.epochs(schedule, **trained):
         generator = session.generator(epoch)
         if config.reliable_share and epoch % config.refresh_epochs == 0:
@@ -226,7 +228,7 @@ def self_label_heads(
         for step in self_label_head_steps(**trained, batches=batches, config=config):
             session.record(step)
             counts.add(step.logits)
-            if schedule.ema_decay:
+            if config.ema_decay:
                 update_average(teacher, heads, schedule.ema_decay)
         session.report(epoch, counts.health(reliable=session.mean("kept")))
     return teacher

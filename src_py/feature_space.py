@@ -52,12 +52,12 @@ class FeatureSpace(nn.Module):
             shift, dim = features.mean(dim=0), features.shape[1]
             covariance = torch.zeros(dim, dim, dtype=torch.float64)
             for block in features.split(BLOCK):
-                centred = (block - shift).double().cpu()
+                centred = (block - shift).cpu().double()  # MPS has no float64
                 covariance += centred.T @ centred
             values, vectors = torch.linalg.eigh(covariance)
             order = values.argsort(descending=True)[: self.components]
             self.shift.copy_(shift)
-            self.basis.copy_(_with_positive_peaks(vectors[:, order]))
+            self.basis.copy_(_with_positive_peaks(vectors[:, order]).float())
         return self
 
     def forward(self, features: Tensor) -> Tensor:

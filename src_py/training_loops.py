@@ -224,7 +224,7 @@ def train_scan(
             session.record(step)
             counts.add(step.logits)
             losses += step.values["loss"].detach()
-            if schedule.ema_decay:
+            if config.ema_decay:  # the schedule's may be 0: the average is then the model
                 update_average(average, model, schedule.ema_decay)
         session.report(epoch, counts.health(int(losses.argmin())))
     return average
@@ -343,7 +343,7 @@ def train_self_label(
             session.record(step)
             counts.add(step.logits)
             skipped += step.values["skipped"]
-            if schedule.ema_decay:
+            if config.ema_decay:
                 update_average(teacher, model, schedule.ema_decay)
         health = counts.health(reliable=session.mean("kept"))
         session.report(epoch, health, f"{int(skipped)} steps skipped")

@@ -96,9 +96,16 @@ def test_the_table_shows_spread_and_the_worst_seed():
 
 
 @pytest.mark.parametrize(
-    ("simclr", "shared"), [("", False), ("--backbone resnet18", True), ("--backbone=compact", True)]
+    ("simclr", "shared"),
+    [
+        ("", False),
+        ("--backbone resnet18", True),
+        ("--backbone=compact", False),  # by SGD, and by Muon
+        ("--backbone=compact --optimizer muon", True),
+        ("--init resnet18", True),
+    ],
 )
-def test_recipes_share_a_pretext_only_where_their_network_is_the_same(simclr, shared):
+def test_recipes_share_a_pretext_only_where_network_and_optimizer_are_the_same(simclr, shared):
     config = AblationConfig(preset="cifar10", device="cpu", simclr=simclr)
     source = ablation._pretext_source(config, "best", "cifar10-{}-seed0")
     assert (source is not None) == shared

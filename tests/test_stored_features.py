@@ -243,3 +243,9 @@ def test_what_a_person_says_is_learned_whatever_the_evidence(mined):
     others = ~told & ~alike
     taken = (found[alike] == 4).float().mean()
     assert taken > 0.25 and taken > 2 * (found[others] == 4).float().mean()  # what looks like them
+
+
+def test_heads_end_with_their_minutes(mined, capsys):
+    main_of("scan")(ScanConfig(**RUN, **SCAN, components=8))
+    main_of("selflabel")(SelfLabelConfig(**RUN, epochs=1000, minutes=0.01))
+    assert "the time is up after 1 of 1000 epochs" in capsys.readouterr().out

@@ -194,6 +194,17 @@ def test_reliable_labels_teach_although_no_prediction_is_confident(capsys):
     assert 0 < session.history[0]["reliable"] <= 0.5
 
 
+def test_what_a_single_step_has_learned_is_not_thrown_away(monkeypatch):
+    """So few steps leave no past to average: the average is then the model."""
+    monkeypatch.setattr("src_py.run.planning._seconds_per_image", lambda *_: 100.0)
+    config = SelfLabelConfig(run="tiny", minutes=1, batch_size=16, threshold=0, ema_decay=0.9)
+    model = classifier(heads=1)
+    before = weights(model)
+    session = session_for(config, "selflabel")
+    final = training_loops.train_self_label(model, Tiny().images, Tiny().neighbors, config, session)
+    assert torch.equal(weights(final), weights(model)) and not torch.equal(weights(final), before)
+
+
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_self_label_counts_a_step_without_pseudo_labels_and_goes_on(ema_decay, capsys):
     config = SelfLabelConfig(

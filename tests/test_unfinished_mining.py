@@ -173,3 +173,19 @@ def test_a_full_disk_is_one_line(partial, monkeypatch):
     monkeypatch.setattr("src_py.run.writing.os.posix_fallocate", full, raising=False)
     with pytest.raises(OSError, match="No space left on device"):
         mine()
+
+
+def test_views_of_another_device_are_drawn_again(partial, interrupted, capsys, monkeypatch):
+    """Whose random numbers are others."""
+    mine()
+    whole = results()
+    interrupted(2)
+    of = unfinished.UnfinishedMining.of
+
+    def on_another(files, made_from, _, *shape):
+        return of(files, made_from, torch.device("cuda"), *shape)
+
+    monkeypatch.setattr(unfinished.UnfinishedMining, "of", on_another)
+    mine()
+    assert "begun again" in capsys.readouterr().out
+    assert results() == whole

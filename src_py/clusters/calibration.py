@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from src_py.feature_space import BLOCK
+
 LOWEST, HIGHEST = 0.05, 20.0
-BLOCK = 16_384  # images at once
 STEPS = 40  # halvings of the interval: far finer than a float of the checkpoint shows
 
 

@@ -37,6 +37,7 @@ class UnfinishedMining:
     """
     Attributes:
         made_from: all that the result depends on, as the stage's record keeps it.
+        device: the kind that random views are drawn on.
         arrays: to be filled, by their names.
         rows: whose features are stored.
         random: uint8, state of the generator of random views after these rows.
@@ -45,6 +46,7 @@ class UnfinishedMining:
 
     files: RunFiles
     made_from: dict[str, Any]
+    device: str
     arrays: dict[str, Reserved]
     rows: int = 0
     random: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
@@ -54,6 +56,7 @@ class UnfinishedMining:
     def of(
         files: RunFiles,
         made_from: dict[str, Any],
+        device: torch.device,
         images: int,
         dim: int,
         neighbors: int,
@@ -62,6 +65,7 @@ class UnfinishedMining:
         """What there is of it; its beginning where there is nothing, or of something else.
 
         Args:
+            device: that views are drawn on: another one's random numbers are others.
             views: random views of each image; 0 stores none.
 
         Raises:
@@ -72,7 +76,7 @@ class UnfinishedMining:
             arrays["views"] = Reserved((images, views, dim), np.float16)
         arrays["neighbors"] = Reserved((images, neighbors), np.int64, UNKNOWN)
         arrays["similarity"] = Reserved((images, neighbors), np.float32)
-        mining = UnfinishedMining(files, made_from, arrays)
+        mining = UnfinishedMining(files, made_from, device.type, arrays)
         mining._open()
         return mining
 
@@ -147,16 +151,18 @@ class UnfinishedMining:
 
     def _features_of(self) -> str:
         """Digest of what the features depend on."""
-        options = VIEW_OPTIONS if "views" in self.arrays else ()
-        return self._of_options(options)
+        if "views" in self.arrays:
+            return self._of_options(VIEW_OPTIONS, device=self.device)
+        return self._of_options(())
 
     def _searched_as(self) -> str:
         """Digest of what else the neighbors depend on."""
         return self._of_options(SEARCH_OPTIONS)
 
-    def _of_options(self, names: Sequence[str]) -> str:
+    def _of_options(self, names: Sequence[str], **more: str) -> str:
         told = {name: self.made_from[name] for name in ("made_from", "settings", "images")}
-        return records.digest(told | {name: self.made_from["config"][name] for name in names})
+        options = {name: self.made_from["config"][name] for name in names}
+        return records.digest(told | options | more)
 
     def _open(self) -> None:
         found = read_record(self.folder / PROGRESS, records.MINING, self._remedy)
@@ -164,7 +170,7 @@ class UnfinishedMining:
         if found is not None and not all(self._path(name).exists() for name in self.arrays):
             found = None
         if found is not None and found["features_of"] != self._features_of():
-            print("features: begun again, for they are of other images or options", flush=True)
+            print("features: begun again, for they are of other images, options or device")
             found = None
         if found is None:
             self._reserve(tuple(self.arrays))

@@ -57,9 +57,9 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     for stage in chain():
         if source and stage in done:
             continue
-        options = ["--run", files.run, "--device", config.device]
+        options = ["--run", files.run, "--device", config.device, "--loading", config.loading]
         if stage == "simclr":
-            options += ["--preset", config.preset, "--recipe", recipe, "--loading", config.loading]
+            options += ["--preset", config.preset, "--recipe", recipe]
             options += ["--data", str(config.data)] if config.data else []
         if stage != "extract_features":
             options += ["--seed", str(seed), *config.options_of(stage)]
@@ -69,7 +69,8 @@ def run_setting(config: AblationConfig, setting: str, seed: int, out: Path) -> N
     if labelling:
         _run("label", ["--run", files.run, "--device", config.device, *labelling])
     flags = [flag for flag in ("pixels", "folder_labels") if getattr(config, flag)]
-    _run("evaluate", ["--run", files.run, *map(as_flag, flags)])
+    computed = ["--device", config.device, "--loading", config.loading]
+    _run("evaluate", ["--run", files.run, *computed, *map(as_flag, flags)])
     _keep(files, pretext, out)
 
 
@@ -164,15 +165,22 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
     if setting in VARIANTS:
         own = setting == "moco" or "simclr" in VARIANTS[setting]  # another method, or network
         return None if own else RunFiles(pattern.format(BEST_RECIPE))
-    preset = PRESETS[config.preset]
-    alike = preset.stage("simclr", PAPER_RECIPE) == preset.stage("simclr", BEST_RECIPE)
-    if not {"--backbone", "--init"} & set(config.simclr.replace("=", " ").split()):
-        # Otherwise the recipes may differ in their network; see pretrained.settle_network.
-        alike = alike and choose_hardware(config.device).device.type != "cpu"
-    paper = RunFiles(pattern.format(PAPER_RECIPE))
-    if setting == BEST_RECIPE and alike and PAPER_RECIPE in config.settings:
-        return paper
+    if setting == BEST_RECIPE and PAPER_RECIPE in config.settings and _pretexts_are_alike(config):
+        return RunFiles(pattern.format(PAPER_RECIPE))
     return None
+
+
+def _pretexts_are_alike(config: AblationConfig) -> bool:
+    """Whether both recipes have the same network and optimizer; see pretrained.settle_network."""
+    preset = PRESETS[config.preset]
+    if preset.stage("simclr", PAPER_RECIPE) != preset.stage("simclr", BEST_RECIPE):
+        return False
+    words = " ".join(config.options_of("simclr")).replace("=", " ").split()
+    if "--init" in words or {"--backbone", "--optimizer"} <= set(words):
+        return True
+    if "--backbone" in words:
+        return words[words.index("--backbone") + 1] != "compact"
+    return choose_hardware(config.device).device.type != "cpu"
 
 
 def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str, names: tuple[str, ...]) -> None:

@@ -65,7 +65,7 @@ def measure(
                 started, images = time.perf_counter(), 0
                 while time.perf_counter() - started < seconds:
                     images += step()
-                    if device.type == "cuda":
+                    if device.type != "cpu":
                         # Kernels are queued far ahead: without a limit the loop would never see
                         # that the time is over.
                         images += sum(step() for _ in range(9))

@@ -72,6 +72,7 @@ def _speed(processes: int, *setting: str | int) -> float:
 def _work(told: Path, stage: str, network: str, size: int, batch: int) -> None:
     """One of the processes: steps on random pixels."""
     hardware = choose_hardware("cpu")
+    torch.set_num_threads(1)  # not the process's share of the cores
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (batch, 3, size, size), generator=random, dtype=torch.uint8)
     images = ResidentImages(pixels, hardware.device, hardware.world)
@@ -79,7 +80,7 @@ def _work(told: Path, stage: str, network: str, size: int, batch: int) -> None:
     generator, rows = hardware.generator(0), torch.arange(batch)
     if stage == "simclr":
         encoder = hardware.place(ContrastiveModel(spec)).train()
-        config = SimCLRConfig(run="speed")
+        config = SimCLRConfig(optimizer="sgd", run="speed")
         batches = images.batches([rows] * (STEPS + 1))
         parts = (encoder, pretext_optimizer(encoder, config), batches, generator, config, hardware)
         steps = iter(simclr_steps(*parts))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.base_config import TrainingConfig
 from configs.config_scan import ScanConfig
@@ -105,6 +105,14 @@ def asked_for(config: TrainingConfig, images: int, head_epochs: int = 0) -> Sche
         getattr(config, "ema_decay", 0.0),
         head_epochs,
     )
+
+
+def in_minutes(schedule: Schedule, config: TrainingConfig, session: TrainingStage) -> Schedule:
+    """The schedule, to be cut off at the stage's share of the minutes: for what takes seconds."""
+    if config.minutes is None:
+        return schedule
+    left = session.hardware.world.of_the_first(seconds_left(config.minutes, session))
+    return replace(schedule, seconds=left)
 
 
 def fit_minutes(
@@ -258,8 +266,10 @@ def _seconds_per_image(
     trial = copy.deepcopy(trained)
     if together is ALONE:
         trial = {name: apart(part) for name, part in trial.items()}
-    if config.compile:
-        trial["model"].compile()
+    if config.compile:  # a copy is not compiled any more
+        for part in trial.values():
+            if isinstance(part, nn.Module):
+                part.compile()
     generator = session.generator(epoch=-2)
     drawn = shuffled_batches(len(images), batch_size, generator)
     if config.minutes is None:

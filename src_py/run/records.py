@@ -189,7 +189,6 @@ EVALUATION = Schema(
         "neighbor_accuracy": is_number,
     },
 )
-RECOMMENDATION = Schema({"recommended": is_count, "finer": is_count, "reason": is_text})
 CACHE = Schema(
     {
         "key": is_text,

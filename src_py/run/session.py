@@ -16,7 +16,7 @@ from src_py.clusters.health import ClusterHealth
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
 from src_py.run.files import as_plain, hashes, recorded
-from src_py.run.hardware import Hardware
+from src_py.run.hardware import Hardware, wait_for
 from src_py.run.schedule import Schedule, Step
 from src_py.run.stage_files import StageFiles
 from src_py.run.training_stage import TrainingStage
@@ -144,6 +144,7 @@ class TrainingSession(TrainingStage):
                 started = time.monotonic()
                 self._sums, self._columns, self._steps, self._images = {}, {}, 0, 0
                 yield epoch
+                wait_for(self.hardware.device)
                 self._close_epoch(epoch, time.monotonic() - started)
                 if self.time_used >= 1 and epoch + 1 < total:
                     self.say(f"{self.stage}: the time is up after {epoch + 1} of {total} epochs")
