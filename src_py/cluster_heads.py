@@ -224,11 +224,14 @@ def self_label_heads(
             len(stored), schedule.batch_size, generator, schedule.images_per_epoch
         )
         counts = ClusterCounts(1, heads.clusters, device)
+        skipped = torch.zeros((), device=device)
         batches = session.in_time(stored.batches(rows, generator))
         for step in self_label_head_steps(**trained, batches=batches, config=config):
             session.record(step)
             counts.add(step.logits)
+            skipped += step.values["skipped"]
             if config.ema_decay:
                 update_average(teacher, heads, schedule.ema_decay)
-        session.report(epoch, counts.health(reliable=session.mean("kept")))
+        health = counts.health(reliable=session.mean("kept"))
+        session.report(epoch, health, f"{int(skipped)} steps skipped")
     return teacher
