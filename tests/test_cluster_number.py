@@ -112,6 +112,11 @@ def test_the_best_of_all_three_together_is_recommended():
     assert "ranked together, 10 is ahead" in found.reason and "they differ" in found.reason
 
 
+def test_measures_below_zero_are_no_obstacle():
+    rows = [replace(evidence(clusters), agreement=-0.02, loss=-1e-9) for clusters in range(2, 13)]
+    assert recommend(rows).clusters <= recommend(rows).finer <= 12
+
+
 def test_equal_values_count_for_the_larger_number_and_the_end_of_the_range_is_said():
     found = recommend([evidence(clusters) for clusters in (2, 3, 4)])
     assert found.clusters == 4

@@ -189,6 +189,15 @@ def test_they_are_set_aside_without_replacing_earlier_ones(files):
     assert [Corrections.load(path, 4).given for path in old] == [{"0.png": 0}, {"1.png": 1}]
 
 
+def test_a_gap_among_them_is_filled_and_none_is_replaced(tmp_path):
+    path = tmp_path / "corrections.csv"
+    for name in ("corrections.csv", "corrections.old1.csv"):
+        (tmp_path / name).write_text(name)
+    assert place_aside(path).name == "corrections.old.csv"
+    (tmp_path / "corrections.old.csv").write_text("first")
+    assert place_aside(path).name == "corrections.old2.csv"
+
+
 def test_suggestions_are_kept(tmp_path):
     path = tmp_path / "labels.json"
     names = ClusterNames(4, {1: "cat"}, ()).with_suggestions({3: [("rose", 0.62), ("ä", 0.1)]})

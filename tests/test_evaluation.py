@@ -59,6 +59,22 @@ def test_without_labels_there_are_label_free_scores():
     assert "no labels" in as_table("mine", result)
 
 
+@pytest.mark.parametrize("labelled", ["train", "test"])
+def test_a_split_without_labels_does_not_keep_the_other_from_its_scores(labelled):
+    splits = {name: make_split(labelled=name == labelled) for name in ("train", "test")}
+    result = evaluate(splits, False, 0)
+    assert {name for name in splits if result[name]} == {labelled}
+    assert result[labelled]["scan"]["acc"] == result[labelled]["kmeans"]["acc"] == 1
+    lines = as_table("mine", result).splitlines()
+    assert [line.split()[0] for line in lines if "NMI" in line] == [labelled]
+
+
+def test_before_scan_more_classes_than_images_are_no_obstacle():
+    split = make_split(size=8)
+    split.labels, split.probabilities = (split.labels[0], [str(kind) for kind in range(20)]), {}
+    assert evaluate({"train": split}, False, 0)["clusters"] == 8
+
+
 def test_before_scan_there_is_k_means_on_as_many_clusters_as_classes():
     split = make_split()
     split.probabilities = {}

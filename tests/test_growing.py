@@ -5,6 +5,7 @@ import torch
 
 from src_py.clusters.growing import grow_heads, spread
 from src_py.models import ClusterHeads
+from src_py.stored_features import StoredFeatures
 
 KINDS = torch.arange(60) % 3  # the classifier takes the last two for one
 
@@ -44,7 +45,7 @@ def test_more_clusters_begin_as_copies(heads):
 def test_a_few_images_teach_the_new_cluster_most_of_its_kind(features, normalized):
     heads = two_clusters(normalized)
     few = torch.nonzero(KINDS == 2)[:5, 0]
-    grown = grow_heads(heads, features, said(few, 2), clusters=3)
+    grown = grow_heads(heads, StoredFeatures(features), said(few, 2), clusters=3)
     found = grown(features)[0].argmax(dim=1)
     assert (found[few] == 2).all() and (found[KINDS < 2] == KINDS[KINDS < 2]).all()
     assert (found[KINDS == 2] == 2).float().mean() >= 0.5
@@ -55,7 +56,7 @@ def test_a_few_images_teach_the_new_cluster_most_of_its_kind(features, normalize
 def test_what_is_told_apart_stays_within_reach_of_training(features):
     exact = 4 * torch.eye(6)[KINDS]  # no variance at all
     rows = torch.nonzero(KINDS == 2)[:, 0]
-    grown = grow_heads(two_clusters(), exact, said(rows, 2), clusters=3)
+    grown = grow_heads(two_clusters(), StoredFeatures(exact), said(rows, 2), clusters=3)
     logits = grown(exact)[0]
     difference = (logits[:, 2] - logits[:, 1])[[1, 2]].abs()
     assert (difference > 2).all() and (difference < 30).all()
@@ -70,7 +71,9 @@ def test_what_lies_beyond_the_new_cluster_stays_where_it_is():
         heads.linear.bias.copy_(-centers.square())
     features = torch.tensor([0.0, 4.0, 5.0, 9.0]).repeat(10)[:, None]
     given = torch.where(features[:, 0] == 5, 3, -1)
-    found = grow_heads(heads, features, given, clusters=4)(features)[0].argmax(dim=1)
+    found = grow_heads(heads, StoredFeatures(features), given, clusters=4)(features)[0].argmax(
+        dim=1
+    )
     assert found.tolist() == [0, 1, 3, 2] * 10
 
 
@@ -79,13 +82,13 @@ def test_a_cluster_that_was_split_twice(features):
     rows = torch.nonzero(KINDS == 2)[:, 0]
     given = said(rows, 2)
     given[torch.arange(5, 60, 6)] = 3
-    grown = grow_heads(two_clusters(), features, given, clusters=4)
+    grown = grow_heads(two_clusters(), StoredFeatures(features), given, clusters=4)
     found = grown(features)[0].argmax(dim=1)
     assert (found == torch.where(given >= 0, given, KINDS)).all()
 
 
 def test_a_new_cluster_without_images_is_never_chosen(features):
-    grown = grow_heads(two_clusters(), features, said([], 2), clusters=4)
+    grown = grow_heads(two_clusters(), StoredFeatures(features), said([], 2), clusters=4)
     assert grown.clusters == 4
     assert set(grown(features)[0].argmax(dim=1).tolist()) == {0, 1}
 
@@ -93,7 +96,7 @@ def test_a_new_cluster_without_images_is_never_chosen(features):
 def test_alike_images_on_both_sides_are_no_obstacle():
     features = torch.ones(6, 6)
     given = torch.tensor([-1, -1, -1, -1, 2, 2])
-    grown = grow_heads(two_clusters(), features, given, clusters=3)
+    grown = grow_heads(two_clusters(), StoredFeatures(features), given, clusters=3)
     assert torch.isfinite(grown(features)).all()
 
 

@@ -41,6 +41,15 @@ def same_kind_neighbors():
     return (torch.arange(IMAGES)[:, None] + steps) % IMAGES
 
 
+def test_information_is_never_negative():
+    """Four images alone, each nobody's neighbor, beside one cluster: rounding takes it below 0."""
+    for images in range(3700, 3800):
+        assigned = torch.zeros(images, dtype=torch.long)
+        assigned[:4] = torch.arange(1, 5)
+        neighbors = torch.full((images, 20), 10)
+        assert guard.neighbor_information(assigned, neighbors) >= 0
+
+
 @pytest.mark.parametrize("clusters", [2, 3, 7])
 def test_information_of_pairs_equals_its_definition(clusters):
     random = np.random.default_rng(clusters)

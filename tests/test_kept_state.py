@@ -286,6 +286,19 @@ def test_a_switch_that_is_killed_is_ended(tmp_path, monkeypatch, call):
     assert labels.exists() or (files.checkpoints / "labels.old.json").read_text() == "old names"
 
 
+def test_what_waits_for_a_switch_that_cannot_be_ended_is_not_cleared(files, monkeypatch):
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        kill_at(patched, "replace", 1)  # the first is of the plan itself
+        claim.new(files.output("scan")).write_bytes(b"new")
+        claim.switch(files, [(claim.new(files.output("scan")).name, files.output("scan").name)])
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="cannot be put"):
+        patched.setattr(claim, "_complete", lambda _: os.stat("nowhere"))  # as Windows refuses
+        claim.claim(files)
+    claim.release()
+    claim.claim(files)
+    assert files.output("scan").read_bytes() == b"new"
+
+
 def test_a_restart_that_is_killed_leaves_a_run_that_goes_on(files, tmp_path):
     """Other images and other sizes: until the new network stands, all is about the old one."""
     for number in range(40):

@@ -389,3 +389,14 @@ def test_a_stage_that_goes_on_keeps_its_schedule(monkeypatch, tmp_path):
 def test_a_short_training_still_has_time_to_come_down(epochs, warmup):
     config = SimCLRConfig(run="mine", epochs=epochs, warmup_epochs=10)
     assert planning.asked_for(config, images=100).warmup_epochs == warmup
+
+
+@pytest.mark.parametrize(("batch_size", "images"), [(1, 64), (2, 65)])
+def test_a_batch_of_one_image_is_refused_where_it_is_seen_once(
+    monkeypatch, tmp_path, batch_size, images
+):
+    monkeypatch.chdir(tmp_path)
+    config = SelfLabelConfig(run="mine", batch_size=batch_size)
+    session = TrainingSession(config, "selflabel", choose_hardware("cpu"))
+    with pytest.raises(UserError, match=f"--batch-size {batch_size}: a batch of a single image"):
+        planning.plan(None, {"model": torch.nn.Linear(1, 1)}, black_images(images), config, session)

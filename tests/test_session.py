@@ -314,3 +314,37 @@ def test_what_a_run_remembers_is_replaced_together_with_its_network():
     session.finish({"weights": {}})
     assert files.settled() == files.settled("simclr") == other
     assert files.made(files.output("simclr"), "simclr")
+
+
+def test_an_unfinished_first_stage_is_not_replaced_by_the_other(monkeypatch):
+    write_data(RunFiles("mine"))
+    begun = TrainingSession(options(), "simclr", choose_hardware("cpu"))
+    with pytest.raises(Interrupted):
+        for _ in begun.epochs(schedule_of(4), model=nn.Linear(3, 1)):
+            if RunFiles("mine").partial("simclr").exists():
+                raise Interrupted
+            begun.record(measured())
+    with pytest.raises(UserError, match="an unfinished simclr"):
+        TrainingSession(options(), "moco", choose_hardware("cpu"))
+    TrainingSession(options(restart=True), "moco", choose_hardware("cpu"))
+    assert TrainingSession(options(), "simclr", choose_hardware("cpu")).is_resumable
+
+
+def test_a_first_stage_does_not_go_on_with_other_images():
+    images = {"count": 8, "key": "a", "pixels": "p", "listing": "l"}
+    settled = {"preset": "digits", "recipe": "best", "minutes": None, "settings": SETTINGS}
+    begun = TrainingSession(options(), "simclr", choose_hardware("cpu"))
+    begun.remember(settled | {"images": images})
+    with pytest.raises(Interrupted):
+        for _ in begun.epochs(schedule_of(4), model=nn.Linear(3, 1)):
+            if RunFiles("mine").partial("simclr").exists():
+                raise Interrupted
+            begun.record(measured())
+    for key, pixels, refused in (("b", "p", False), ("a", "p", False), ("b", "q", True)):
+        again = TrainingSession(options(), "simclr", choose_hardware("cpu"))
+        now = settled | {"images": images | {"key": key, "pixels": pixels}}
+        if refused:
+            with pytest.raises(UserError, match="other images"):
+                again.remember(now)
+        else:
+            again.remember(now)

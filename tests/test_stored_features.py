@@ -249,3 +249,14 @@ def test_heads_end_with_their_minutes(mined, capsys):
     main_of("scan")(ScanConfig(**RUN, **SCAN, components=8))
     main_of("selflabel")(SelfLabelConfig(**RUN, epochs=1000, minutes=0.01))
     assert "the time is up after 1 of 1000 epochs" in capsys.readouterr().out
+
+
+def test_other_views_make_what_was_learned_from_them_stale(mined, tmp_path, monkeypatch):
+    """Though features and neighbors of the plain images are the same."""
+    main_of("scan")(ScanConfig(**RUN, **SCAN, components=8))
+    before = mined.features.read_bytes()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    main_of("extract_features")(ExtractFeaturesConfig(**RUN, neighbors=5, components=8, views=3))
+    assert mined.features.read_bytes() == before
+    assert mined.is_stale("scan")

@@ -20,6 +20,7 @@ from src_py.clusters.corrections import NOTHING_SAID
 from src_py.clusters.guard import Views
 from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.files import RunFiles
+from src_py.stored_features import StoredFeatures
 
 FIT_STEPS = 100  # of L-BFGS, at most
 # Of the mean square by which the logit moves away from the copy's: where images can be told apart
@@ -53,7 +54,8 @@ def with_corrections(
         say(f"selflabel: {int((given != NOTHING_SAID).sum())} images as {files.corrections} says")
     if corrections.clusters > model.heads.clusters:
         features = views.features(model.backbone)
-        heads = grow_heads(model.heads, features, given, corrections.clusters)
+        stored = StoredFeatures(features, scratch=files.checkpoints)
+        heads = grow_heads(model.heads, stored, given, corrections.clusters)
         model = ClusteringModel(model.backbone, heads)
     return model, given
 
@@ -81,24 +83,27 @@ def spread(given: Tensor, neighbors: Tensor, assigned: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def grow_heads(heads: ClusterHeads, features: Tensor, given: Tensor, clusters: int) -> ClusterHeads:
+def grow_heads(
+    heads: ClusterHeads, stored: StoredFeatures, given: Tensor, clusters: int
+) -> ClusterHeads:
     """One head with the clusters from `heads.clusters` to `clusters` - 1 added.
 
     Args:
-        features: (N, D) of all images.
+        stored: features of all N images.
         given: (N,) int64, see `with_corrections`.
     """
     for new in range(heads.clusters, clusters):
-        assigned = torch.where(given == NOTHING_SAID, heads(features)[0].argmax(dim=1), given)
+        logits = stored.all_logits(heads)[0]
+        assigned = torch.where(given == NOTHING_SAID, logits.argmax(dim=1), given)
         to_new = assigned == new
         if not to_new.any():
             heads = _with_absent(heads)
             continue
         # Most of its images are what the head takes for one cluster: that which was split.
-        parent = int(heads(features[to_new])[0].argmax(dim=1).bincount().argmax())
-        others = heads(features)[0].logsumexp(dim=1)
+        parent = int(logits[to_new].argmax(dim=1).bincount().argmax())
         heads = heads.grow([parent])
-        _fit_last(heads.linear, heads.space(features), to_new, others)
+        seen = heads.space.of_all(stored.plain, stored.scratch)
+        _fit_last(heads.linear, seen, to_new, logits.logsumexp(dim=1))
     return heads
 
 

@@ -63,7 +63,8 @@ def _information(counts: Tensor, clusters: int) -> float:
     joint = counts.cpu().double().view(clusters, clusters)  # MPS has no float64
     joint /= joint.sum()
     apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
-    return float(torch.xlogy(joint, joint / apart.clamp(min=1e-300)).sum())
+    information = float(torch.xlogy(joint, joint / apart.clamp(min=1e-300)).sum())
+    return max(0.0, information)  # rounding may take it just below
 
 
 def neighbor_information(assigned: Tensor, neighbors: Tensor) -> float:

@@ -209,8 +209,8 @@ def _finest(evidence: Sequence[Evidence]) -> int:
     return max(
         each.clusters
         for each in evidence
-        if each.loss <= best.loss * (1 + ABOUT_AS_GOOD)
-        and each.agreement >= best.agreement * (1 - ABOUT_AS_GOOD)
+        if each.loss <= best.loss + ABOUT_AS_GOOD * abs(best.loss)
+        and each.agreement >= best.agreement - ABOUT_AS_GOOD * abs(best.agreement)
         and each.silhouette >= best.silhouette - ABOUT_AS_GOOD * abs(best.silhouette)
     )
 

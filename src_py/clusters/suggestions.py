@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src_py.clusters.classifier import load_cluster_names
 from src_py.run.arrays import load_features
+from src_py.run.claim import editing
 from src_py.run.files import RunFiles
 from src_py.run.stages import LABELS_FILE, PRETEXTS
 from src_py.run.stored_models import load_vocabulary
@@ -45,8 +46,9 @@ def keep_suggestions(files: RunFiles, logits: Tensor, say: Callable[[str], None]
     )
     rounded = ([Suggestion(w.word, round(w.score, 3)) for w in words] for words in found)
     suggested = {cluster: tuple(words) for cluster, words in enumerate(rounded) if words}
-    names = load_cluster_names(files, logits.shape[1]).with_suggestions(suggested)
-    names.write(files.checkpoints / LABELS_FILE)
+    with editing(files):  # label.py may be open
+        names = load_cluster_names(files, logits.shape[1]).with_suggestions(suggested)
+        names.write(files.checkpoints / LABELS_FILE)
     told = [f"{cluster} {words[0].word}" for cluster, words in suggested.items()]
     say(f"names suggested, to be accepted or not: {', '.join(told) or 'none is clear'}")
 

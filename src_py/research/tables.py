@@ -32,9 +32,7 @@ ABOUT = {
     "(`make results-fashion-mnist`).",
     "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 24 "
     "px and width 16, `--minutes 30` on one CPU thread (`make results-cifar10-cpu`).",
-    "cifar10-jpeg-h200": "The same images at 32 px on one GPU, an H200: `ablation.py --preset "
-    'cifar10 --recipes best --seeds 0 --simclr="--minutes 5.5 --width 64 --temperature 0.2 '
-    '--backbone compact"`.',
+    "cifar10-jpeg-h200": "The same images at 32 px and width 64 within 5.5 minutes of an H200.",
     "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
     "part of Oxford Flowers, `--init efficientnet_lite0` (`make results-photos`).",
     "scenes15": "Fifteen kinds of scenes, 1,500 grey photos and 750 held out, reduced to 128 px "

@@ -66,6 +66,11 @@ def claim(files: RunFiles, folder: Path | None = None, begins_run: bool = False)
             ) from None
         _held[folder_of_run] = lock
     settle(files)
+    if (files.checkpoints / SWITCH_FILE).exists():  # what waits for it must not be cleared
+        raise UserError(
+            f"run '{files.run}': files of an earlier stage cannot be put in their places: end the "
+            f"programs that use them, and run this again"
+        )
     _clear(files)
     _remember(files, folder)
     largest = max((path.stat().st_size for path in files.checkpoints.glob("*.pt")), default=0)

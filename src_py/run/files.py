@@ -127,7 +127,7 @@ class RunFiles:
         found = []
         for needed in STAGES[stage].needs:
             made_from = self.inputs(needed)
-            outputs = [self.made(output, needed) for output in self.outputs(needed)]
+            outputs = [self.made(output, needed) for output in self._present(needed)]
             if not self.is_current(needed):
                 raise UserError(
                     f"run '{self.run}': {outputs[-1]} was not made from {made_from[-1]} as it is "
@@ -160,13 +160,18 @@ class RunFiles:
         return record is not None and not self._is_of_now(record, stage, corrected)
 
     def _is_of_now(self, record: dict[str, Any], stage: str, corrected: bool) -> bool:
-        inputs = [path for needed in STAGES[stage].needs for path in self.outputs(needed)]
+        inputs = [path for needed in STAGES[stage].needs for path in self._present(needed)]
         if not all(map(Path.exists, inputs)):
             return False
         made_from, heeds = record["made_from"], STAGES[stage].heeds
         if corrected:
             return made_from == hashes(inputs + self.heeded(stage))
         return {name: made_from[name] for name in made_from if name not in heeds} == hashes(inputs)
+
+    def _present(self, stage: str) -> list[Path]:
+        """All that a stage has to leave, and what it sometimes leaves where it is there."""
+        more = (self.checkpoints / name for name in STAGES[stage].sometimes)
+        return self.outputs(stage) + [path for path in more if path.exists()]
 
     def require(self, path: Path, stage: str) -> Path:
         """`path`, when it is there.

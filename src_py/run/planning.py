@@ -76,6 +76,12 @@ def plan(
             f"--batch-size {schedule.batch_size}: too few images for {world.size} processes: raise "
             f"it, or start fewer"
         )
+    smallest = schedule.images_per_epoch // schedule.steps_per_epoch
+    if session.stage == "selflabel" and smallest < SMALLEST_THAT_TRAINS:  # others see them twice
+        raise UserError(
+            f"--batch-size {schedule.batch_size}: a batch of a single image has no batch "
+            f"statistics: raise it"
+        )
     seconds = None
     while seconds is None:
         arguments = (schedule.batch_size, steps, trained, images, config, session)

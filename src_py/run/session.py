@@ -89,7 +89,19 @@ class TrainingSession(TrainingStage):
         return True
 
     def remember(self, settled: dict[str, Any]) -> None:
-        """What a first stage has settled of the images, for the run's later stages."""
+        """What a first stage has settled of the images, for the run's later stages.
+
+        Raises:
+            UserError: when it goes on, and was begun with other images.
+        """
+        begun, now = (self._kept.begun or {}).get("data"), settled["images"]
+        if self.is_resumable and begun is not None:
+            before = begun["images"]
+            if before["key"] != now["key"] and before["pixels"] != now["pixels"]:
+                raise UserError(
+                    f"{self.stage} of run '{self.files.run}' was begun with other images than "
+                    f"those of now; add --restart to begin again"
+                )
         self._kept.remembered = settled
 
     def stored_schedule(self, images: int) -> Schedule | None:

@@ -5,6 +5,7 @@ scan.partial.pt     the latest state
 scan.json, scan.pt  of the last training that has ended; they stand until the next one ends
 """
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -35,7 +36,8 @@ class StageFiles:
             restart: whether a new training begins, whatever there is.
 
         Raises:
-            UserError: when a record or the state to go on from is damaged, or of another training.
+            UserError: when a record or the state to go on from is damaged, or of another training,
+                or the other first stage is not finished.
         """
         self.files, self.stage = files, stage
         self.remembered: dict[str, Any] | None = None
@@ -47,6 +49,8 @@ class StageFiles:
         self.begins_again = restart or self.is_stale
         if not self.begins_again:
             self._require_known_state()
+        if not restart:
+            self._require_no_other_begun()
 
     @property
     def output(self) -> Path:
@@ -172,6 +176,14 @@ class StageFiles:
         """Those whose place a first stage takes."""
         return set(PRETEXTS) - {self.stage} if self.stage in PRETEXTS else set()
 
+    def _require_no_other_begun(self) -> None:
+        for other in self._other_pretexts:
+            if self.files.partial(other).exists():
+                raise UserError(
+                    f"run '{self.files.run}' has an unfinished {other}.py: go on with that, add "
+                    f"--restart to replace it, or choose another --run"
+                )
+
     def _require_known_state(self) -> None:
         path = self.files.partial(self.stage)
         known = (self.begun or {}).get("states", [])
@@ -188,8 +200,8 @@ def place_aside(path: Path) -> Path | None:
     """
     if not path.exists() or _is_only_suggested(path):
         return None
-    taken = len(list(path.parent.glob(f"{path.stem}.old*{path.suffix}")))
-    return path.with_name(f"{path.stem}.old{taken or ''}{path.suffix}")
+    names = (f"{path.stem}.old{number or ''}{path.suffix}" for number in itertools.count())
+    return next(aside for name in names if not (aside := path.with_name(name)).exists())
 
 
 def _is_only_suggested(path: Path) -> bool:

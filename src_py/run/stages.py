@@ -25,6 +25,7 @@ class Stage:
             stage, for the temperature.
         evidences: comparisons of two classifiers (guard.view_information) that are still to come.
         heeds: files in ckp/<run>/ that a person makes, and that it learns from where they are.
+        sometimes: what it also leaves, of frozen weights alone.
     """
 
     outputs: tuple[str, ...]
@@ -33,6 +34,7 @@ class Stage:
     looks: int = 0
     evidences: int = 0
     heeds: tuple[str, ...] = ()
+    sometimes: tuple[str, ...] = ()
 
 
 _PRETEXT = Stage(("pretext.pt",), share=0.6, looks=4, evidences=2)
@@ -41,7 +43,9 @@ _PRETEXT = Stage(("pretext.pt",), share=0.6, looks=4, evidences=2)
 STAGES = {
     "simclr": _PRETEXT,
     "moco": _PRETEXT,
-    "extract_features": Stage(("features.npy", "neighbors.npy"), ("simclr",)),
+    "extract_features": Stage(
+        ("features.npy", "neighbors.npy"), ("simclr",), sometimes=("views.npy",)
+    ),
     "scan": Stage(("scan.pt",), ("simclr", "extract_features"), 0.2, looks=3, evidences=2),
     "selflabel": Stage(
         ("selflabel.pt",), ("scan",), 0.2, looks=2, evidences=1, heeds=(CORRECTIONS_FILE,)

@@ -99,9 +99,8 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
     clusters = _number_of_clusters(splits)
     result: dict = {name: {} for name in splits}
     labels = {name: split.labels for name, split in splits.items() if split.labels}
-    if clusters is not None and labels.keys() == splits.keys():
-        of_train, class_names = labels["train"]
-        classes = len(class_names)
+    if clusters is not None and labels:
+        classes = max(len(class_names) for _, class_names in labels.values())
         assigned = {name: dict(_assignments(split)) for name, split in splits.items()}
         for row, found in _baselines(splits, clusters, seed, pixels).items():
             for name, clusters_of_split in zip(splits, found, strict=True):
@@ -111,8 +110,8 @@ def evaluate(splits: dict[str, Split], pixels: bool, seed: int) -> dict:
                 result[name][row] = score(clusters_of_split, of_split, clusters, classes)
         result["mapping"] = mapping_name(clusters, classes)
         neighbors = splits["train"].neighbors
-        if neighbors is not None:
-            result["neighbor_accuracy"] = neighbor_accuracy(neighbors, of_train)
+        if neighbors is not None and "train" in labels:
+            result["neighbor_accuracy"] = neighbor_accuracy(neighbors, labels["train"][0])
     result["clusters"] = clusters
     result["label_free"] = {
         name: {
@@ -138,7 +137,7 @@ def as_table(run: str, result: dict) -> str:
         columns += ["majority_acc", "hungarian_acc"] if differs else []
         columns = [column for column in columns if column != f"{result['mapping']}_acc"]
         titles = {"macro_acc": "MACRO", "majority_acc": "MAJORITY", "hungarian_acc": "HUNGARIAN"}
-        for name in splits:
+        for name in filter(result.get, splits):  # those with labels
             header = "".join(f"{titles.get(column, column.upper()):>10}" for column in columns)
             lines.append(f"{name:<14}{header}")
             for row, scores in result[name].items():
@@ -193,11 +192,12 @@ def _baselines(
 
 
 def _number_of_clusters(splits: dict[str, Split]) -> int | None:
-    """The classifier's clusters; before there is one, the number of classes."""
+    """The classifier's clusters; before there is one, the number of classes, if there are as many
+    images."""
     train = splits["train"]
     for probabilities in train.probabilities.values():
         return probabilities.shape[1]
-    return len(train.labels[1]) if train.labels else None
+    return min(len(train.labels[1]), len(train.features)) if train.labels else None
 
 
 def _assignments(split: Split) -> list[tuple[str, np.ndarray]]:
