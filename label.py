@@ -16,6 +16,8 @@ from configs.config_label import LabelConfig
 from src_py.run.options import run_script
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from src_py.clusters.labelling import Labelling
     from src_py.clusters.names import ClusterNames
     from src_py.output.served_images import ServedImages
@@ -43,25 +45,45 @@ def main(config: LabelConfig) -> None:
     if files.is_current("selflabel", corrected=False):  # may have learned of clusters from splits
         made.append(files.made(files.output("selflabel"), "selflabel"))
     clusters = max(load_checkpoint(path)["clusters"] for path in made)
+    before = load_cluster_names(files, clusters)
+    groups = groups_to_merge(config, before)  # may take minutes: others may write meanwhile
     if config.show:
-        tell(files, said(config, load_cluster_names(files, clusters)))
+        tell(files, said(config, groups, before))
         return
     with editing(files):  # no second command reads before this one has written
-        cluster_names = said(config, load_cluster_names(files, clusters))
+        now = load_cluster_names(files, clusters)
+        if now.classifier != before.classifier:
+            raise UserError(
+                f"scan.py has trained run '{config.run}' again meanwhile, and its clusters are "
+                f"others: nothing is written"
+            )
+        cluster_names = said(config, groups, now)
         tell(files, cluster_names)
         path = files.checkpoints / LABELS_FILE
         cluster_names.write(path)
     print(f"{path} written")
 
 
-def said(config: LabelConfig, cluster_names: "ClusterNames") -> "ClusterNames":
-    """Names and groups with what the options say; names after groups, so that --merge 3,7
-    --name 7=cat names both."""
+def groups_to_merge(config: LabelConfig, cluster_names: "ClusterNames") -> list[tuple[int, ...]]:
+    """Those that the options name, and those that --merge-to finds after them."""
+    if not config.merge_to:
+        return config.groups
     for group in config.groups:
         cluster_names = cluster_names.with_merge(group)
-    if config.merge_to:
-        for group in merged_by_neighbors(config, cluster_names, config.merge_to):
-            cluster_names = cluster_names.with_merge(group)
+    return [*config.groups, *merged_by_neighbors(config, cluster_names, config.merge_to)]
+
+
+def said(
+    config: LabelConfig, groups: "Sequence[tuple[int, ...]]", cluster_names: "ClusterNames"
+) -> "ClusterNames":
+    """Names and groups with what the options say; names after groups, so that --merge 3,7
+    --name 7=cat names both.
+
+    Args:
+        groups: what to merge, by `groups_to_merge`.
+    """
+    for group in groups:
+        cluster_names = cluster_names.with_merge(group)
     for cluster, name in config.names:
         cluster_names = cluster_names.with_name(cluster, name)
     return cluster_names
@@ -164,7 +186,7 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     }
     features = load_features(files)
     labelling = Labelling(files, images.names, predicted, features, said)
-    shown = ServedImages(images.names, settings.folder, images.loader)
+    shown = ServedImages(images.names, settings.folder, images.loader, settings.ranges)
     return labelling, shown, facts
 
 

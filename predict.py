@@ -44,7 +44,6 @@ def main(config: PredictConfig) -> None:
         list_left_out,
         open_classifier,
     )
-    from src_py.output.sorting import end_moves, finish_moves
     from src_py.run.csv_tables import write_table
     from src_py.run.errors import UserError
     from src_py.run.hardware import choose_hardware
@@ -57,13 +56,12 @@ def main(config: PredictConfig) -> None:
     earlier: dict[Path, Prediction] = {}
     paths: list[Path] = []
     if hardware.world.is_first:
-        earlier = {prediction.path: prediction for prediction in finish_moves(out)}
+        earlier = {prediction.path: prediction for prediction in finish_earlier_move(config)}
         paths = files_left(config, earlier)
     earlier, paths = hardware.world.of_the_first((earlier, paths))
     if earlier and not paths:
         if hardware.world.is_first:
-            end_moves(out)
-        print(f"{out}: the move that was interrupted is done; predictions.csv holds all images")
+            end_earlier_move(out, list(earlier.values()))
         return
     classifier = open_classifier(checkpoint, hardware, config.batch_size)
     cluster_names = load_cluster_names(files, classifier.model.heads.clusters)
@@ -98,13 +96,44 @@ def main(config: PredictConfig) -> None:
         shown.write(out / "gallery.html", config.run, cluster_names)
         print(f"{out / 'gallery.html'}: open it in a browser, and name the clusters")
     if config.review:
-        review(config, predictions)
+        review(config, classifier, predictions)
     if config.hand_off:
         hand_off(out, predictions, cluster_names, config.run)
     if config.sort:
         sort(config, config.sort, predictions, predictions_of_all, cluster_names)
-    elif earlier:
-        end_moves(out)
+
+
+def finish_earlier_move(config: PredictConfig) -> list["Prediction"]:
+    """What a move that was interrupted has placed; only another move may end it."""
+    from src_py.output.sorting import MOVES_FILE, finish_moves
+
+    if config.sort == "move" and not config.dry_run:
+        return finish_moves(config.out)
+    if (config.out / MOVES_FILE).exists():
+        how = "--sort move without --dry-run" if config.dry_run else "--sort move"
+        print(f"{config.out}: an earlier move has not ended, and is left so; {how} ends it first")
+    return []
+
+
+def end_earlier_move(out: Path, predictions: list["Prediction"]) -> None:
+    """When there is nothing else to move.
+
+    Raises:
+        UserError: when images are left that are not among those named now.
+    """
+    from src_py.output.hand_off import write_predictions
+    from src_py.output.sorting import end_moves, moves_left
+    from src_py.run.errors import UserError
+
+    # Another call may have written other predictions since the move was interrupted.
+    write_predictions(out / "predictions.csv", predictions)
+    if left := moves_left(out):
+        raise UserError(
+            f"{out}: {len(left)} images of the earlier move could not be moved, the first is "
+            f"{left[0]}: name them, too, and they are tried again"
+        )
+    end_moves(out)
+    print(f"{out}: the move that was interrupted is done; predictions.csv holds all images")
 
 
 def files_left(config: PredictConfig, earlier: dict[Path, "Prediction"]) -> list[Path]:
@@ -163,11 +192,13 @@ def show_training_images(
         print(f"{np.count_nonzero(given >= 0)} of its images as {files.corrections} says")
 
 
-def review(config: PredictConfig, predictions: list["Prediction"]) -> None:
+def review(
+    config: PredictConfig, classifier: "Classifier", predictions: list["Prediction"]
+) -> None:
     from src_py.output.hand_off import write_review
 
-    page = config.out / "review.html"
-    write_review(config.out / "review.csv", page, predictions, config.review)
+    page, table = config.out / "review.html", config.out / "review.csv"
+    write_review(table, page, predictions, config.review, classifier.settings.ranges)
     print(f"{page}: the {min(config.review, len(predictions))} least confident images")
 
 
@@ -199,7 +230,8 @@ def sort(
     if how == "move":
         begin_moves(config.out, placements, predictions_of_all)
     outcome = sort_files(placements, how)
-    end_moves(config.out)
+    if how == "move" and not outcome.failures:
+        end_moves(config.out)
     print(
         f"{config.out}: {how} of {outcome.placed} images, {outcome.present} already there, "
         f"{len(outcome.failures)} failed"
@@ -207,6 +239,8 @@ def sort(
     for failure in outcome.failures:
         print(f"failed: {failure}")
     if outcome.failures:
+        if how == "move":  # what is left of it, and all predictions, for the next call
+            begin_moves(config.out, placements, predictions_of_all)
         few = "none" if len(outcome.failures) == len(placements) else "not all"
         raise UserError(
             f"--sort {how}: {few} of the {len(placements)} images could be placed, "

@@ -9,6 +9,7 @@ import label as label_script
 from configs.config_label import LabelConfig
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
+from src_py.run import claim
 from src_py.run.checkpoints import save_checkpoint
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
@@ -209,6 +210,52 @@ def test_the_script_writes_shows_and_refuses(run_script, tmp_path, monkeypatch):
     (folder / "corrections.csv").unlink()
     refused = run_script("label.py", "--run", "mine", "--name", "4=x", status=2)
     assert refused.stderr == "label.py: there is no cluster 4: they are 0 to 3\n"
+
+
+def train(files, clusters=4):
+    """What scan.py leaves."""
+    save_checkpoint(files.output("scan"), {"clusters": clusters, "at": np.random.rand()})
+    write_stage(files, "scan")
+
+
+def when_merging(monkeypatch, act):
+    """label.py finds 0 and 2 to be one, and `act` happens while it does."""
+
+    def found(config, cluster_names, merge_to):
+        act(cluster_names)
+        return [(0, 2)]
+
+    monkeypatch.setattr(label_script, "merged_by_neighbors", found)
+
+
+def test_others_may_write_while_merge_to_looks_for_groups(command_line, monkeypatch):
+    config = command_line("--merge", "1,3", "--merge-to", "2", "--name", "1=dog")
+    files = config.files
+    write_data(files)
+    train(files)
+    path = files.checkpoints / "labels.json"
+
+    def name(cluster_names):
+        assert cluster_names.merge == ((1, 3),)
+        monkeypatch.setattr(claim, "LONGEST_SWITCH", 0.05)
+        with claim.editing(files):
+            ClusterNames(4, {2: "cat"}, ()).write(path)
+
+    when_merging(monkeypatch, name)
+    label_script.main(config)
+    found = ClusterNames.load(path, 4)
+    assert found.merge == ((0, 2), (1, 3)) and found.name_of(0) == "cat"
+    assert found.name_of(3) == "dog"
+
+
+def test_groups_of_an_earlier_training_are_not_written(command_line, monkeypatch):
+    config = command_line("--merge-to", "3")
+    write_data(config.files)
+    train(config.files)
+    when_merging(monkeypatch, lambda _: train(config.files))
+    with pytest.raises(UserError, match=r"scan\.py has trained run 'mine' again"):
+        label_script.main(config)
+    assert not (config.files.checkpoints / "labels.json").exists()
 
 
 @pytest.mark.parametrize("second", ["cat", "Cat", "cat ", "\uff43at", "CAT"])

@@ -18,6 +18,7 @@ from src_py.clusters.classifier import choose_classifier
 from src_py.clusters.names import ClusterNames
 from src_py.images.files import read_square
 from src_py.images.image_set import DataSettings
+from src_py.images.ranges import COLOUR, FLOAT, INTEGER, stored_range
 from src_py.models import ClusterHeads, ClusteringModel
 from src_py.output import export as exporting
 from src_py.output.model_card import ModelCard
@@ -197,6 +198,51 @@ def card(tmp_path, monkeypatch):
     _, content = load_clustering(files.output("scan"))
     labels = ClusterNames(CLUSTERS, {0: "cat", 1: "a|b"}, ((0, 2),))
     return ModelCard(files, files.output("scan"), content, labels, 1234, [])
+
+
+def reader_of(card, ranges):
+    """The read_square of the card of a run with such ranges."""
+    card.content["data"]["ranges"] = ranges
+    namespace = {}
+    exec(code_blocks(card.text())[0], namespace)
+    return namespace["read_square"]
+
+
+def save_deep(folder):
+    """Grey levels of more than 8 bits: integers, and numbers with some that are none."""
+    values = np.random.default_rng(0).integers(0, 4096, (SIZE + 9, SIZE)).astype(np.uint16)
+    heights = values.astype(np.float32) / 3 - 400
+    heights[:5, :5], heights[-1] = np.nan, np.inf
+    integers, numbers = folder / "integers.png", folder / "numbers.tif"
+    Image.fromarray(values).save(integers)
+    Image.fromarray(heights).save(numbers)
+    return integers, numbers
+
+
+def test_the_card_reads_more_than_8_bits_as_the_project_does(card, tmp_path):
+    ranges = {INTEGER: [100.0, 4000.0], FLOAT: [-300.123456789, 900.0]}
+    read = reader_of(card, ranges)
+    for path in save_deep(tmp_path):
+        ours = read_square(path, SIZE, 3, stored_range(ranges)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(read(path)[0], ours, path.name)
+
+
+@pytest.mark.parametrize("ranges", [None, {INTEGER: [0.0, 4095.0]}, {FLOAT: [0.0, 1.0]}])
+def test_the_card_refuses_numbers_that_the_run_has_no_range_for(card, tmp_path, ranges):
+    read = reader_of(card, ranges)
+    for sort, path in zip((INTEGER, FLOAT), save_deep(tmp_path), strict=True):
+        if sort in (ranges or {}):
+            read(path)
+            continue
+        with pytest.raises(ValueError, match="convert it to 8 bits first"):
+            read(path)
+
+
+def test_the_card_tells_that_its_code_does_not_read_16_bit_colour(card):
+    told = "does not read 16-bit colour"
+    assert told not in card.text()
+    card.content["data"]["ranges"] = {COLOUR: [0.0, 4095.0]}
+    assert told in card.text()
 
 
 def test_a_model_that_differs_is_not_written(card, tmp_path, monkeypatch):

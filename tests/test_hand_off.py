@@ -10,9 +10,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from src_py.images.ranges import INTEGER
 from src_py.output.hand_off import split_by_name, write_fiftyone, write_label_studio, write_review
 from src_py.output.prediction import Prediction
 from tests.conftest import write_image
@@ -40,9 +42,22 @@ def test_review_has_the_least_confident_first(predictions, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "<b>.png" not in text
     assert "http" not in text  # nothing is fetched
-    images = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
-    sizes = [Image.open(io.BytesIO(base64.b64decode(image))).size for image in images]
-    assert sizes == [(128, 128)] * 3
+    assert [image.size for image in images_of(text)] == [(128, 128)] * 3
+
+
+def images_of(page):
+    found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    return [Image.open(io.BytesIO(base64.b64decode(image))) for image in found]
+
+
+@pytest.mark.parametrize(("ranges", "brightest"), [(None, 255), ({INTEGER: (0, 4095)}, 16)])
+def test_review_shows_images_as_the_network_saw_them(tmp_path, ranges, brightest):
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    found = [Prediction(tmp_path / "x.tif", 0, "cat", 0.5)]
+    write_review(tmp_path / "r.csv", tmp_path / "r.html", found, 1, ranges)
+    (image,) = images_of((tmp_path / "r.html").read_text())
+    assert abs(int(np.asarray(image.convert("L")).max()) - brightest) <= 4
 
 
 def test_review_of_more_than_there_are_and_of_a_file_that_went(predictions, tmp_path):

@@ -14,11 +14,14 @@ from src_py.clusters import labelling as labelling_module
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.labelling import Labelling, Said
 from src_py.clusters.names import ClusterNames
+from src_py.images.ranges import INTEGER
 from src_py.output.label_server import LARGEST_BODY, LabelServer
 from src_py.output.served_images import SIDE, ServedImages
+from src_py.run import claim
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 from tests.conftest import write_image
+from tests.made_runs import write_stage
 
 IMAGES, CLUSTERS = 12, 3
 
@@ -248,6 +251,26 @@ def test_an_image_comes_as_the_file_that_it_is(client, tmp_path):
     assert opened(answer).format == "JPEG" and opened(answer).size == (30, 20)
 
 
+def test_an_image_too_long_for_a_jpeg_is_sent_smaller(client, tmp_path):
+    name = client.server.labelling.images[2]
+    Image.new("RGB", (70_000, 3), "red").save(tmp_path / name, "TIFF")
+    answer = client.ask("image/2")
+    assert answer.status == 200 and opened(answer).size == (16_384, 1)
+
+
+def test_numbers_of_more_than_8_bits_are_seen_by_the_runs_range(tmp_path):
+    """By its own range a dim image would be as bright as any other."""
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(tmp_path / "x.tif")
+    dim = ServedImages(["x.tif"], tmp_path, None, {INTEGER: (0, 4095)})
+    alone = ServedImages(["x.tif"], tmp_path, None)
+    for images, brightest in ((dim, 16), (alone, 255)):
+        original, kind = images.original(0)
+        assert kind == "image/jpeg"
+        for content in (original, images.thumbnail(0)):
+            found = np.asarray(Image.open(io.BytesIO(content)).convert("L")).max()
+            assert abs(int(found) - brightest) <= 4
+
+
 def test_a_file_that_is_gone_or_no_image_any_more_is_said(client, tmp_path):
     (tmp_path / client.server.labelling.images[2]).unlink()
     (tmp_path / client.server.labelling.images[3]).write_text("<script>alert(1)</script>")
@@ -375,6 +398,26 @@ def test_what_another_program_has_written_is_not_overwritten(client, files):
     answer = client.post("name", status=409, cluster=0, name="bird")
     assert "another program" in answer["error"]
     assert saved(files)[0].names == {1: "dog"}
+
+
+def test_nothing_is_saved_in_the_numbering_of_an_earlier_training(client, files):
+    """Though it left neither of a person's files, as there was none."""
+    write_stage(files, "scan")
+    answer = client.post("move", status=409, rows=[1], cluster=0)
+    assert "scan.py" in answer["error"] and "start it again" in answer["error"]
+    assert client.post("undo", status=409)
+    assert not files.corrections.exists()
+
+
+def test_a_step_is_to_be_tried_again_where_another_program_writes_on(client, files, monkeypatch):
+    client.post("name", cluster=0, name="cat")
+    monkeypatch.setattr(claim, "LONGEST_SWITCH", 0.05)
+    with claim.editing(files):
+        for action, fields in (("name", {"cluster": 0, "name": "dog"}), ("undo", {})):
+            answer = client.post(action, status=400, **fields)
+            assert answer["error"] == "another program is writing; try again"
+    client.post("name", cluster=0, name="dog")
+    assert saved(files)[0].names == {0: "dog"}
 
 
 def test_a_step_that_cannot_be_saved_is_not_taken(client, files, monkeypatch):

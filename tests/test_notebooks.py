@@ -3,14 +3,21 @@ fetches the project where it is not; git holds no outputs."""
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from src_py.clusters.classifier import load_cluster_names
+from src_py.clusters.names import ClusterNames
+from src_py.run.claim import editing
+from src_py.run.files import RunFiles
 from tests.conftest import PROJECT
 
 TINY = "--epochs 1 --batch-size 16 --device cpu"
@@ -107,6 +114,54 @@ def test_the_first_cell_fetches_the_project_and_goes_there(tmp_path):
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in (first, where)]
     execute(notebook, tmp_path)  # a new session finds the folder
     assert notebook.cells[1].outputs[0].text.strip() == "scan" and kept.exists()
+
+
+@pytest.fixture
+def last_cell_of_explore(tmp_path, monkeypatch):
+    """Runs it, after cells that found no names yet."""
+    monkeypatch.chdir(tmp_path)
+    files = RunFiles("mine")
+    files.checkpoints.mkdir(parents=True)
+    files.output("scan").write_bytes(b"scan")
+    cells = nbformat.read(PROJECT / "explore.ipynb", as_version=4).cells
+    namespace = {
+        "files": files,
+        "labels_file": files.checkpoints / "labels.json",
+        "classifier": SimpleNamespace(model=SimpleNamespace(heads=SimpleNamespace(clusters=4))),
+        "cluster_names": load_cluster_names(files, 4),
+        "load_cluster_names": load_cluster_names,
+        "editing": editing,
+        "NAMES": {3: "three"},
+        "MERGE": [(1, 2)],
+    }
+    return files, lambda: exec(cells[-1].source, namespace)
+
+
+def test_the_last_cell_keeps_what_was_said_since_the_first(last_cell_of_explore):
+    files, run = last_cell_of_explore
+    ClusterNames(4, {0: "cat"}, ()).write(files.checkpoints / "labels.json")
+    run()
+    found = load_cluster_names(files, 4)
+    assert found.names == {0: "cat", 3: "three"} and found.merge == ((1, 2),)
+
+
+def test_the_last_cell_names_no_clusters_of_another_training(last_cell_of_explore):
+    files, run = last_cell_of_explore
+    files.output("scan").write_bytes(b"trained again")
+    with pytest.raises(SystemExit, match="from the top"):
+        run()
+    assert not (files.checkpoints / "labels.json").exists()
+
+
+@pytest.mark.parametrize(("system", "mark"), [("posix", "'"), ("nt", '"')])
+def test_names_with_blanks_are_quoted_as_the_systems_shell_does(system, mark):
+    source = "\n".join(cell.source for cell in prepared("train").cells)
+    lines = [line for line in source.splitlines() if "shlex.quote" in line]
+    assert len(lines) == 1 and lines[0].startswith("quote = ")  # all others go by it
+    namespace = {"os": SimpleNamespace(name=system), "shlex": shlex, "subprocess": subprocess}
+    exec(lines[0], namespace)
+    assert namespace["quote"]("my photos") == f"{mark}my photos{mark}"
+    assert namespace["quote"]("digits") == "digits"
 
 
 @pytest.mark.parametrize("name", ["train", "explore"])

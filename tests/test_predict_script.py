@@ -181,20 +181,31 @@ def test_predicting_loads_no_library_it_does_not_need():
     assert done.stdout.strip() == ""
 
 
-def test_a_killed_move_keeps_all_predictions(predict, tmp_path):
-    """Half of the images are in both places, and one is new when it is run again."""
-    photos, out = tmp_path / "photos", tmp_path / "out"
+def killed_move(predict, tmp_path, *lines):
+    """Ends the move of twelve images at the sixth.
+
+    Args:
+        lines: of the function that takes the place of os.link.
+    """
     kill = tmp_path / "kill"
     kill.mkdir()
+    body = "".join(f"    {line}\n" for line in lines)
     (kill / "sitecustomize.py").write_text(
         "import os\n"
         "real, calls = os.link, iter(range(99))\n"
-        "def link(*arguments):\n"
-        "    real(*arguments)\n"
-        "    if next(calls) == 5: os._exit(9)\n"
+        f"def link(*arguments):\n{body}"
         "os.link = link\n"
     )
-    predict("--out", out, "--sort", "move", status=9, environment=kill)
+    predict("--out", tmp_path / "out", "--sort", "move", status=9, environment=kill)
+
+
+LINK, KILL = "real(*arguments)", "if next(calls) == 5: os._exit(9)"
+
+
+def test_a_killed_move_keeps_all_predictions(predict, tmp_path):
+    """Half of the images are in both places, and one is new when it is run again."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    killed_move(predict, tmp_path, LINK, KILL)
     rows = read_csv(out / "predictions.csv")
     assert len(rows) == 12 and len(list(photos.iterdir())) == 7
     write_image(photos / "new.png", 0, 77)
@@ -206,17 +217,70 @@ def test_a_killed_move_keeps_all_predictions(predict, tmp_path):
 
 
 def test_a_killed_move_of_all_images_is_done_when_it_is_run_again(predict, tmp_path):
-    photos, out, kill = (tmp_path / name for name in ("photos", "out", "kill"))
-    kill.mkdir()
-    (kill / "sitecustomize.py").write_text(
-        "import os\n"
-        "real, calls = os.link, iter(range(99))\n"
-        "def link(*arguments):\n"
-        "    if next(calls) == 5: os._exit(9)\n"
-        "    real(*arguments)\n"
-        "os.link = link\n"
-    )
-    predict("--out", out, "--sort", "move", status=9, environment=kill)
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    killed_move(predict, tmp_path, KILL, LINK)
     assert "predictions.csv holds all images" in predict("--out", out, "--sort", "move").stdout
     assert len(read_csv(out / "predictions.csv")) == 12 and not list(photos.iterdir())
     assert "no image file" in predict("--out", out, "--sort", "move", status=2).stderr
+
+
+def test_only_a_move_ends_a_killed_move(predict, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    killed_move(predict, tmp_path, KILL, LINK)
+    rows = read_csv(out / "predictions.csv")
+    begun = (out / ".moves.json").read_bytes()
+    for options in (("--sort", "move", "--dry-run"), ("--sort", "copy"), ()):
+        told = predict("--out", out, *options).stdout
+        assert "an earlier move has not ended, and is left so; --sort move" in told
+        assert len(list(photos.iterdir())) == 7
+        assert (out / ".moves.json").read_bytes() == begun
+        assert len(read_csv(out / "predictions.csv")) == 7
+    predict("--out", out, "--sort", "move")
+    assert read_csv(out / "predictions.csv") == rows
+    assert not list(photos.iterdir()) and len(list(out.rglob("*.png"))) == 12
+
+
+def test_a_new_image_under_the_name_of_one_that_was_to_be_moved_is_classified(predict, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    killed_move(predict, tmp_path, KILL, LINK)
+    rows = {row["path"]: row for row in read_csv(out / "predictions.csv")}
+    other = (int(rows["photos/07.png"]["cluster"]) + 1) % 3
+    write_image(photos / "07.png", 0, 77, size=24)
+    new = (photos / "07.png").read_bytes()
+    Corrections(3, {"07.png": other}).write(tmp_path / "ckp" / "mine" / "corrections.csv")
+    assert "predictions.csv: 1 images" in predict("--out", out, "--sort", "move").stdout
+    assert (out / f"cluster_{other}" / "07.png").read_bytes() == new
+    again = {row["path"]: row for row in read_csv(out / "predictions.csv")}
+    assert again.pop("photos/07.png")["name"] == f"cluster_{other}"
+    assert again == {path: row for path, row in rows.items() if path != "photos/07.png"}
+
+
+def test_a_move_of_which_one_image_fails_keeps_all_predictions(predict, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    given = {f"{number:02d}.png": min(number, 1) for number in range(12)}
+    Corrections(3, given).write(tmp_path / "ckp" / "mine" / "corrections.csv")
+    out.mkdir()
+    (out / "cluster_0").write_text("a file in the place of a folder")
+    failed = predict("--out", out, "--sort", "move", status=2)
+    assert "not all of the 12 images could be placed, 1 failed" in failed.stderr
+    rows = read_csv(out / "predictions.csv")
+    (out / "cluster_0").unlink()
+    predict("--out", out, "--sort", "move")
+    assert read_csv(out / "predictions.csv") == rows and len(rows) == 12
+    assert not list(photos.iterdir()) and len(list(out.rglob("*.png"))) == 12
+    assert not list(out.glob(".*"))
+
+
+def test_an_image_left_by_an_earlier_move_is_named(predict, run_script, tmp_path):
+    """Where the call that is to end it does not name that image."""
+    (tmp_path / "out").mkdir()
+    for cluster in range(3):
+        (tmp_path / "out" / f"cluster_{cluster}").write_text("a file in the place of a folder")
+    predict("--out", "out", "--sort", "move", status=2)
+    for number in range(11):
+        (tmp_path / "photos" / f"{number:02d}.png").unlink()
+    command = ("predict.py", "--run", "mine", "photos/00.png", "--device", "cpu", "--out", "out")
+    failed = run_script(*command, "--sort", "move", status=2)
+    assert "1 images of the earlier move could not be moved" in failed.stderr
+    assert "photos/11.png: name them, too" in failed.stderr
+    assert (tmp_path / "photos" / "11.png").exists()

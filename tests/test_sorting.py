@@ -13,10 +13,12 @@ from src_py.output.sorting import (
     end_moves,
     finish_moves,
     folder_names,
+    moves_left,
     plan,
     safe_name,
     sort_files,
 )
+from src_py.run.files import write_record
 
 
 def write(path, content="x"):
@@ -135,6 +137,29 @@ def test_names_that_differ_in_case_get_different_files(tmp_path):
     assert set(tree(tmp_path / "out")) == {"cat/a.PNG", "cat/A (2).png"}
 
 
+def test_a_plan_tries_every_number_of_a_name_once(tmp_path, monkeypatch):
+    """Many cameras count from one: hundreds of files may have one name."""
+    files = (write(tmp_path / str(number) / "1.png", str(number)) for number in range(200))
+    images = [predicted(file) for file in files]
+    tried, real = [], sorting._key
+    monkeypatch.setattr(sorting, "_key", lambda target: tried.append(target) or real(target))
+    assert sort(images, tmp_path / "out").placed == 200
+    assert len(tried) <= 3 * 200
+    tried.clear()
+    assert sort(images, tmp_path / "out").present == 200
+    assert len(tried) <= 3 * 200
+
+
+def test_a_second_run_in_another_order_adds_nothing(photos, tmp_path):
+    out = tmp_path / "out"
+    write(out / "cat" / "1 (2).png", "somebody's")
+    sort(photos, out)
+    before = tree(out)
+    assert before["cat/1 (3).png"] == "two"
+    assert sort(photos[::-1], out).present == 3
+    assert tree(out) == before
+
+
 def test_the_unsure_have_a_folder(photos, tmp_path):
     sort(photos, tmp_path / "out", unsure=0.5)
     assert set(tree(tmp_path / "out")) == {"cat/1.png", "cat/1 (2).png", "unsure/2.png"}
@@ -172,14 +197,7 @@ def refuse(number):
 
 
 def test_moving_to_another_disk_copies_and_verifies(photos, tmp_path, monkeypatch):
-    link = os.link
-
-    def between_disks(source, target):
-        if Path(source).parent != Path(target).parent:
-            refuse(errno.EXDEV)()
-        link(source, target)
-
-    monkeypatch.setattr(os, "link", between_disks)
+    between_disks(monkeypatch)
     assert sort(photos, tmp_path / "out", "move").placed == 3
     assert tree(tmp_path / "out") == SORTED and not photos[0].path.exists()
 
@@ -190,6 +208,58 @@ def test_a_bad_copy_on_another_disk_keeps_the_file(photos, tmp_path, monkeypatch
     outcome = sort(photos, tmp_path / "out", "move")
     assert len(outcome.failures) == 3 and "differs" in outcome.failures[0]
     assert all(p.path.exists() for p in photos) and tree(tmp_path / "out") == {}
+
+
+def between_disks(monkeypatch):
+    link = os.link
+
+    def linked(source, target):
+        if Path(source).parent != Path(target).parent:
+            refuse(errno.EXDEV)()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", linked)
+
+
+@pytest.mark.parametrize("kind", ["file", "file on another disk", "link"])
+def test_a_file_that_cannot_be_removed_is_not_taken_for_moved(tmp_path, monkeypatch, kind):
+    photo = tmp_path / "photos" / "1.png"
+    if kind == "link":
+        write(tmp_path / "real.png")
+        photo.parent.mkdir()
+        photo.symlink_to(tmp_path / "real.png")
+    else:
+        write(photo)
+    if kind == "file on another disk":
+        between_disks(monkeypatch)
+    real = os.unlink
+
+    def unlink(path):
+        if Path(path) == photo:
+            refuse(errno.EACCES)()
+        real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", unlink)
+        for _ in range(2):  # the second one does not say that it is there
+            outcome = sort([predicted(photo)], tmp_path / "out", "move")
+            assert (outcome.placed, outcome.present, len(outcome.failures)) == (0, 0, 1)
+            assert photo.exists() and tree(tmp_path / "out") == {}
+    assert sort([predicted(photo)], tmp_path / "out", "move").placed == 1
+    assert not os.path.lexists(photo)
+
+
+def test_a_file_that_vanishes_while_it_is_moved_is_not_lost(photos, tmp_path, monkeypatch):
+    """A server may remove it, lose its answer, and say at the second try that there is none."""
+    real = os.unlink
+
+    def unlink(path):
+        real(path)
+        refuse(errno.ENOENT)()
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert sort(photos, tmp_path / "out", "move").placed == 3
+    assert tree(tmp_path / "out") == SORTED
 
 
 @pytest.mark.parametrize("method", ["copy", "move"])
@@ -282,6 +352,40 @@ def test_a_move_that_was_interrupted_leaves_what_is_not_its_own(photos, tmp_path
     finish_moves(out)
     assert photos[0].path.read_text() == "one" and photos[2].path.read_text() == "three"
     assert (out / "cat" / "1.png").read_text() == "somebody's"
+
+
+def test_an_image_in_the_place_of_one_that_was_to_be_moved_stays(photos, tmp_path):
+    """A camera's card with new photos under the old names."""
+    out = tmp_path / "out"
+    begin_moves(out, planned(photos, out), photos)
+    photos[0].path.unlink()  # the second is changed, this is gone
+    write(photos[1].path, "another")
+    assert moves_left(out) == [photos[2].path]
+    assert finish_moves(out) == [photos[0], photos[2]]
+    assert photos[1].path.read_text() == "another"
+    assert tree(out) == {".moves.json": (out / ".moves.json").read_text(), "dog/2.png": "three"}
+    assert moves_left(out) == []
+
+
+def test_an_image_of_the_same_size_is_told_by_its_time(photos, tmp_path):
+    out = tmp_path / "out"
+    begin_moves(out, planned(photos, out), photos)
+    write(photos[0].path, "new")
+    os.utime(photos[0].path, ns=(0, -1))  # before 1970, as cameras without a clock have it
+    assert finish_moves(out) == photos[1:] and photos[0].path.read_text() == "new"
+
+
+def test_a_record_of_before_moves_nothing_it_does_not_know(photos, tmp_path):
+    """It had no sizes and times: only what is in both places is known to be the same."""
+    out = tmp_path / "out"
+    placements = planned(photos, out)
+    moves = [[str(p.source), str(p.target)] for p in placements]
+    rows = [[str(p.path), *p[1:]] for p in photos]
+    write_record(out / ".moves.json", {"moves": moves, "predictions": rows})
+    (out / "cat").mkdir()
+    os.link(photos[0].path, out / "cat" / "1.png")
+    assert finish_moves(out) == photos[:1]
+    assert [p.path.exists() for p in photos] == [False, True, True]
 
 
 def test_parts_of_copies_of_killed_processes_are_removed(photos, tmp_path):

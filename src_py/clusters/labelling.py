@@ -9,11 +9,12 @@ a second page has been at work, is refused.
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import numpy as np
 
 from src_py.clusters.corrections import NOTHING_SAID, Corrections, second_half
@@ -71,6 +72,7 @@ class Labelling:
         self._files = files
         self._labels, self._corrections = files.checkpoints / LABELS_FILE, files.corrections
         self._steps, self._at = [Step("", said)], 0
+        self._trained = files.config("scan")  # another training numbers the clusters anew
         self._on_disk = self._read()
         self._lock = threading.Lock()
         self.version = 0
@@ -177,7 +179,7 @@ class Labelling:
 
     def _do(self, version: int, change: Callable[[Said], tuple[str, Said]]) -> None:
         """One step: saved, and only then true."""
-        with self._lock, editing(self._files):
+        with self._writing():
             self._require_current(version)
             step = Step(*change(self.said))
             self._save(step.said)
@@ -185,17 +187,36 @@ class Labelling:
             self._at = len(self._steps) - 1
 
     def _go(self, version: int, steps: int, what: str) -> None:
-        with self._lock, editing(self._files):
+        with self._writing():
             self._require_current(version)
             if not 0 <= self._at + steps < len(self._steps):
                 raise UserError(f"there is nothing to {what}")
             self._save(self._steps[self._at + steps].said)
             self._at += steps
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """No other thread or program writes meanwhile.
+
+        Raises:
+            UserError: when another program does not come to an end.
+        """
+        try:
+            with self._lock, editing(self._files):
+                yield
+        except filelock.Timeout:
+            raise UserError("another program is writing; try again") from None
+
     def _require_current(self, version: int) -> None:
         if version != self.version:
             raise OutOfDate("another page has changed it meanwhile; shown as it is now")
-        if self._read() != self._on_disk:
+        now = self._read()
+        if now[self._trained] != self._on_disk[self._trained]:
+            raise OutOfDate(
+                f"scan.py has trained run '{self._files.run}' again, and its clusters are others: "
+                f"nothing is saved; end label.py and start it again"
+            )
+        if now != self._on_disk:
             raise OutOfDate(
                 f"{self._labels} or {self._corrections} was changed by another program: nothing is "
                 f"saved over it; end label.py and start it again"
@@ -214,8 +235,10 @@ class Labelling:
         self._on_disk = self._read()
         self.version += 1
 
-    def _read(self) -> list[bytes | None]:
-        return [_bytes_of(path) for path in (self._labels, self._corrections)]
+    def _read(self) -> dict[Path, bytes | None]:
+        """What must stay as it is until the next step."""
+        watched = (self._labels, self._corrections, self._trained)
+        return {path: _bytes_of(path) for path in watched}
 
     def _names_of(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         if len(rows) == 0 or min(rows) < 0 or max(rows) >= len(self.images):

@@ -50,21 +50,26 @@ class ImageHeader(NamedTuple):
     mode: str  # kind of pixels, by Pillow's name: 'RGB', 'L', 'P', 'CMYK', 'I;16', ...
 
 
-def read_image(path: Path, channels: int = 3, at_least: int | None = None) -> np.ndarray:
+def read_image(
+    path: Path,
+    channels: int = 3,
+    at_least: int | None = None,
+    choose: ChooseRange = own_range,
+) -> np.ndarray:
     """Decode the first frame of `path`, upright, as uint8 (H, W, channels).
 
-    Transparent parts become white; numbers of more than 8 bits are seen by the image's own range
-    (ranges.py).
+    Transparent parts become white; numbers of more than 8 bits are seen by a range (ranges.py).
 
     Args:
         channels: 3 for RGB or 1 for luminance.
         at_least: px of the shorter side that are needed; a larger image may come reduced.
+        choose: the range of numbers of more than 8 bits.
 
     Raises:
         UnreadableImage: with the reason, as all readers here do.
         UserError: when the shard that it lies in cannot be read.
     """
-    image, _ = _decode(path, channels, at_least)
+    image, _ = _decode(path, channels, at_least, choose)
     return _as_array(image)
 
 

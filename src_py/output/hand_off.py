@@ -11,6 +11,7 @@ from xml.sax.saxutils import quoteattr
 from src_py.clusters.names import ClusterNames
 from src_py.images.files import read_image
 from src_py.images.opening import UnreadableImage
+from src_py.images.ranges import ChooseRange, Ranges, stored_range
 from src_py.output.gallery_page import page_template
 from src_py.output.prediction import Prediction
 from src_py.output.thumbnails import thumbnail
@@ -33,12 +34,23 @@ def write_predictions(path: Path, predictions: list[Prediction]) -> None:
     )
 
 
-def write_review(csv: Path, page: Path, predictions: list[Prediction], size: int) -> None:
-    """The `size` least confident predictions, as a CSV file and as a page with their images."""
+def write_review(
+    csv: Path,
+    page: Path,
+    predictions: list[Prediction],
+    size: int,
+    ranges: Ranges | None = None,
+) -> None:
+    """The `size` least confident predictions, as a CSV file and as a page with their images.
+
+    Args:
+        ranges: of numbers of more than 8 bits, as the network sees them (DataSettings).
+    """
     doubtful = sorted(predictions, key=lambda p: p.confidence)[:size]
     write_predictions(csv, doubtful)
     template = page_template("review_template.html")
-    shown = [(prediction, _data_uri(prediction.path)) for prediction in doubtful]
+    choose = stored_range(ranges or {})
+    shown = [(prediction, _data_uri(prediction.path, choose)) for prediction in doubtful]
     _write_text(page, template.render(shown=shown))
 
 
@@ -161,12 +173,13 @@ def _task(file: Path, prediction: Prediction, model: str) -> dict:
     }
 
 
-def _data_uri(path: Path) -> str:
+def _data_uri(path: Path, choose: ChooseRange) -> str:
     """An image as a small picture in a page; empty where the file has become unreadable."""
     try:
-        picture = thumbnail(read_image(path, at_least=2 * THUMBNAIL), THUMBNAIL)
+        pixels = read_image(path, at_least=2 * THUMBNAIL, choose=choose)
     except UnreadableImage:
         return ""
+    picture = thumbnail(pixels, THUMBNAIL)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

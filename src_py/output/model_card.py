@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from src_py.clusters.names import ClusterNames
-from src_py.images.ranges import FLOAT, INTEGER
+from src_py.images.ranges import COLOUR, FLOAT, INTEGER, Ranges
 from src_py.output.export import INPUT, METADATA_FILE, OPSET, OUTPUT
 from src_py.run import records
 from src_py.run.files import FREE_OPTIONS, RunFiles, read_record, sha256
@@ -41,8 +41,15 @@ def read_square(path):
 
 READ_DEEP = """\
     if {condition}:  # numbers of more than 8 bits
-        values = (np.nan_to_num(np.asarray(image, np.float64)) - {low:g}) / ({high:g} - {low:g})
+        low, high = {low!r}, {high!r}
+        values = np.asarray(image, np.float64)
+        values = (np.where(np.isfinite(values), values, low) - low) / (high - low)
         image = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+"""
+# Pillow would clip the numbers at 255, without a word.
+REFUSE_DEEP = """\
+    if {condition}:  # numbers of more than 8 bits
+        raise ValueError("16-bit image: convert it to 8 bits first")
 """
 DEEP_MODES = {INTEGER: 'image.mode.startswith("I")', FLOAT: 'image.mode == "F"'}
 
@@ -185,22 +192,22 @@ class ModelCard:
         if not told:
             return (
                 "Numbers of more than 8 bits become 0 to\n255 first, by the range of each image: "
-                "none were trained on."
+                "none were trained on, and the code below does not read them."
             )
+        limits = (
+            "\nThe code below does not read 16-bit colour: bring it to 8 bits by that range first."
+            if COLOUR in ranges
+            else ""
+        )
         return (
             f"Numbers of more than 8 bits become 0 to\n255 first: {', '.join(told)}\n"
-            "(the range of the training images); values outside are black or white."
+            f"(the range of the training images); values outside are black or white.{limits}"
         )
 
     def _calls(self) -> str:
         size, channels = self._settings["image_size"], self._settings["channels"]
         mode = "RGB" if channels == 3 else "L"
-        ranges = self._settings.get("ranges") or {}
-        deep = "".join(
-            READ_DEEP.format(condition=condition, low=ranges[sort][0], high=ranges[sort][1])
-            for sort, condition in DEEP_MODES.items()
-            if sort in ranges
-        )
+        deep = _read_deep(self._settings.get("ranges") or {})
         blocks = [READ_SQUARE.format(size=size, mode=mode, channels=channels, deep=deep)]
         terms = {"input": INPUT, "output": OUTPUT, "metadata": METADATA_FILE}
         calls = {".onnx": CALL_ONNX, ".pt2": CALL_PT2}
@@ -295,6 +302,20 @@ class ModelCard:
     @property
     def _temperature(self) -> float:
         return self.content["temperature"]
+
+
+def _read_deep(ranges: Ranges) -> str:
+    """The part of read_square for grey levels of more than 8 bits: by the run's range; those that
+    it has none for are refused, as no number here says how bright they are."""
+    parts = [
+        READ_DEEP.format(condition=condition, low=ranges[sort][0], high=ranges[sort][1])
+        for sort, condition in DEEP_MODES.items()
+        if sort in ranges
+    ]
+    unknown = [condition for sort, condition in DEEP_MODES.items() if sort not in ranges]
+    if unknown:
+        parts.append(REFUSE_DEEP.format(condition=" or ".join(unknown)))
+    return "".join(parts)
 
 
 def _images(files: RunFiles) -> int | None:

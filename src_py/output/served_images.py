@@ -18,11 +18,13 @@ from src_py.images.files import (
     read_square,
 )
 from src_py.images.loaders import ImageLoader
+from src_py.images.ranges import Ranges, stored_range
 from src_py.images.tars import File, file_at
 from src_py.output.thumbnails import thumbnail
 
 SIDE = 160  # px of a thumbnail
 LARGEST_SHOWN = 2048  # px of the shorter side; larger images may be sent reduced
+LONGEST_SENT = 16_384  # px; a side of more than 65,500 cannot be written as JPEG
 QUALITY = 85  # of 100, JPEG
 CACHE_BYTES = 64 * 2**20  # of thumbnails kept in memory: some eight thousand
 # What browsers show, as it is; all else is sent as a JPEG.
@@ -41,14 +43,22 @@ TYPES = {
 class ServedImages:
     """Pictures of a run's images. May be used by several threads."""
 
-    def __init__(self, names: Sequence[str], root: Path | None, loader: ImageLoader) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        root: Path | None,
+        loader: ImageLoader,
+        ranges: Ranges | None = None,
+    ) -> None:
         """
         Args:
             names: paths below `root`, a row each.
             root: the folder of the images; None where they are no files.
             loader: of the same rows, for images that are no files.
+            ranges: of numbers of more than 8 bits, as the network sees them (DataSettings).
         """
         self._names, self._root, self._loader = names, root, loader
+        self._choose = stored_range(ranges or {})
         self._kept: OrderedDict[int, bytes] = OrderedDict()  # the one used last at the end
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -87,16 +97,17 @@ class ServedImages:
         if kind in TYPES:
             return file_at(path), TYPES[kind]
         with self._decoding:
-            return _as_jpeg(Image.fromarray(read_image(path, at_least=LARGEST_SHOWN))), TYPES[
-                "JPEG"
-            ]
+            pixels = read_image(path, at_least=LARGEST_SHOWN, choose=self._choose)
+            picture = Image.fromarray(pixels)
+            picture.thumbnail((LONGEST_SENT, LONGEST_SENT))
+            return _as_jpeg(picture), TYPES["JPEG"]
 
     def _make_thumbnail(self, row: int) -> bytes:
         if self._root is None:
             return _as_jpeg(thumbnail(self._pixels(row), SIDE))
         path = self._root / self._names[row]
         side = min(SIDE, read_shorter_side(path))
-        return _as_jpeg(Image.fromarray(read_square(path, side, channels=3)))
+        return _as_jpeg(Image.fromarray(read_square(path, side, channels=3, choose=self._choose)))
 
     def _pixels(self, row: int) -> np.ndarray:
         """(H, W, C) uint8."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -65,13 +66,14 @@ def plan(
     placements = []
     taken: set[str] = set()
     seen: set[str] = set()
+    numbered: dict[Path, NumberedNames] = {}
     for prediction in predictions:
         source = os.path.abspath(prediction.path)
         if source in seen:
             continue
         seen.add(source)
         folder = UNSURE if prediction.confidence < unsure else folders[prediction.cluster]
-        placement = _placement(prediction.path, out / folder, taken)
+        placement = _placement(prediction.path, out / folder, taken, numbered)
         taken.add(_key(placement.target))
         placements.append(placement)
     return placements
@@ -134,10 +136,16 @@ def begin_moves(
 ) -> None:
     """Writes down what is about to be moved, so that a killed move can be ended.
 
+    Images that are not in their old place (any more) are left out.
+
     Args:
         predictions: all that predictions.csv holds.
     """
-    moves = [[os.path.abspath(p.source), str(p.target)] for p in placements if not p.present]
+    moves = [
+        [os.path.abspath(placement.source), str(placement.target), version]
+        for placement in placements
+        if not placement.present and (version := _version(placement.source))
+    ]
     rows = [[str(p.path), *p[1:]] for p in predictions]
     write_record(out / MOVES_FILE, {"moves": moves, "predictions": rows})
 
@@ -145,20 +153,35 @@ def begin_moves(
 def finish_moves(out: Path) -> list[Prediction]:
     """Ends moves into `out` that were interrupted: no image stays in both places.
 
+    An image that has taken the place of one that was to be moved stays: it is to be classified.
+
     Returns:
-        what predictions.csv held then, which no folder holds any more; [] where none were.
+        what predictions.csv held then, which no folder holds any more, without such images; []
+        where no move was interrupted.
 
     Raises:
         UserError: when what was written down is damaged.
     """
-    remedy = f"delete it, and look whether images in {out} are still in their old place, too"
-    begun = read_record(out / MOVES_FILE, records.MOVES, remedy)
-    if begun is None:
-        return []
-    for source, target in begun["moves"]:
+    begun = _begun(out)
+    others = set()
+    for source, target, *version in begun["moves"]:
+        same = _is_still(source, version)
         with contextlib.suppress(OSError):  # it may be sorted again
-            _finish_move(Path(source), Path(target))
-    return [Prediction(Path(path), *told) for path, *told in begun["predictions"]]
+            _finish_move(Path(source), Path(target), same)
+        if not same and os.path.lexists(source):
+            others.add(source)
+    rows = [Prediction(Path(path), *told) for path, *told in begun["predictions"]]
+    return [row for row in rows if os.path.abspath(row.path) not in others]
+
+
+def moves_left(out: Path) -> list[Path]:
+    """The images whose move into `out` was begun, and that are in their old place.
+
+    Raises:
+        UserError: when what was written down is damaged.
+    """
+    moves = _begun(out)["moves"]
+    return [Path(source) for source, _, *version in moves if _is_still(source, version)]
 
 
 def end_moves(out: Path) -> None:
@@ -166,15 +189,42 @@ def end_moves(out: Path) -> None:
     (out / MOVES_FILE).unlink(missing_ok=True)
 
 
-def _finish_move(source: Path, target: Path) -> None:
+def _begun(out: Path) -> dict[str, Any]:
+    remedy = f"delete it, and look whether images in {out} are still in their old place, too"
+    begun = read_record(out / MOVES_FILE, records.MOVES, remedy)
+    return begun or {"moves": [], "predictions": []}
+
+
+def _version(path: str | Path) -> str:
+    """Size and time of an image, which moving it does not change; "" where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _is_still(source: str, version: list[str]) -> bool:
+    """Whether the image lies there that was to be moved.
+
+    Args:
+        version: one text; none in records of before, of which nobody knows whether it does.
+    """
+    return version == [_version(source)]
+
+
+def _finish_move(source: Path, target: Path, same: bool) -> None:
+    """
+    Args:
+        same: the source is the image that was to be moved, and may be, unclassified.
+    """
     if not os.path.lexists(source):
         return
     if not os.path.lexists(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _move(source, target)
-    elif source.is_symlink() == target.is_symlink() and (
-        _same_file(source, target) or _same_content(source, target)
-    ):
+        if same:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _move(source, target)
+    elif source.is_symlink() == target.is_symlink() and _same_image(source, target):
         source.unlink()
 
 
@@ -187,16 +237,39 @@ def _clear_parts(folders: Iterable[Path]) -> None:
                 part.unlink(missing_ok=True)
 
 
-def _placement(source: Path, folder: Path, taken: set[str]) -> Placement:
+class NumberedNames:
+    """The targets for files of one name in one folder, as a plan goes through them.
+
+    Every number is tried once, or the ten-thousandth file of a name would try all those before it.
+
+    Attributes:
+        untried: those that no file has tried.
+        others: those tried that exist and were no file's so far, but may be the next one's.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.untried = _candidates(target)
+        self.others: list[Path] = []
+
+
+def _placement(
+    source: Path, folder: Path, taken: set[str], numbered: dict[Path, NumberedNames]
+) -> Placement:
+    target = folder / source.name
     if _same_file(source.parent, folder):
-        return Placement(source, folder / source.name, present=True)
-    for target in _candidates(folder / source.name):
-        if _key(target) in taken:
+        return Placement(source, target, present=True)
+    names = numbered.setdefault(target, NumberedNames(target))
+    for other in names.others:
+        if _key(other) not in taken and _same_image(source, other):
+            return Placement(source, other, present=True)
+    for untried in names.untried:
+        if _key(untried) in taken:
             continue
-        if not os.path.lexists(target):
-            return Placement(source, target, present=False)
-        if _same_file(source, target) or _same_content(source, target):
-            return Placement(source, target, present=True)
+        if not os.path.lexists(untried):
+            return Placement(source, untried, present=False)
+        if _same_image(source, untried):
+            return Placement(source, untried, present=True)
+        names.others.append(untried)
     raise AssertionError("there is always another number")
 
 
@@ -210,6 +283,10 @@ def _candidates(target: Path) -> Iterator[Path]:
 def _key(target: Path) -> str:
     """Equal for paths that some file systems take for the same."""
     return unicodedata.normalize("NFC", str(target)).casefold()
+
+
+def _same_image(first: Path, second: Path) -> bool:
+    return _same_file(first, second) or _same_content(first, second)
 
 
 def _same_file(first: Path, second: Path) -> bool:
@@ -251,7 +328,7 @@ def _link(source: Path, target: Path) -> None:
 def _move(source: Path, target: Path) -> None:
     if source.is_symlink():  # which may be relative, and would then lead nowhere
         target.symlink_to(source.resolve())
-        source.unlink()
+        _remove_moved(source, target)
         return
     try:
         _rename(source, target)
@@ -259,10 +336,10 @@ def _move(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         _copy(source, target)
-        if not filecmp.cmp(source, target, shallow=False):
+        if not _same_content(source, target):
             target.unlink()
             raise OSError("the copy on the other disk differs from the file") from None
-        source.unlink()
+        _remove_moved(source, target)
 
 
 def _rename(source: Path, target: Path) -> None:
@@ -279,10 +356,19 @@ def _rename(source: Path, target: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
         os.rename(source, target)
         return
+    _remove_moved(source, target)
+
+
+def _remove_moved(source: Path, target: Path) -> None:
+    """Removes the old name; where that fails the new one, or the next run would take it for done.
+
+    Unless the old one is gone meanwhile: then the new one is all that is left of the image.
+    """
     try:
-        os.unlink(source)
+        source.unlink(missing_ok=True)
     except OSError:
-        os.unlink(target)
+        if os.path.lexists(source):
+            target.unlink()
         raise
 
 

@@ -212,6 +212,7 @@ MINING = Schema(
         "parts": list_of(is_stored_part),
     }
 )
+# Of images: source, target, and the size and time of the source (which records of before lack).
 MOVES = Schema({"moves": list_of(list_of(is_text)), "predictions": list_of(is_prediction)})
 SWITCH = Schema({"moves": list_of(list_of(is_text)), "removed": list_of(is_text)})
 
