@@ -315,7 +315,7 @@ def test_a_restart_that_is_killed_leaves_a_run_that_goes_on(files, tmp_path):
     assert files.settled("simclr")["settings"]["root"] == str(tmp_path / "others")
     options = {"run": "mine", "device": "cpu", "preset": "folder"}
     main_of(MINED)(ExtractFeaturesConfig(**options, neighbors=5, components=8))
-    assert len(files.inputs("scan")) == 3
+    assert len(files.inputs("scan")) == 4  # with the views
     assert files.settled()["settings"]["root"] == str(tmp_path / "photos")
 
 
