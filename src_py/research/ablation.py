@@ -7,15 +7,19 @@ import shutil
 import statistics
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from configs.bounds import as_flag
 from configs.config_ablation import VARIANTS, AblationConfig
 from configs.config_scan import ScanConfig
+from configs.config_simclr import SimCLRConfig
 from configs.presets import BEST_RECIPE, PAPER_RECIPE, PRESETS
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, load_json, write_json, write_record
 from src_py.run.hardware import choose_hardware
+from src_py.run.pretrained import settle_network
 from src_py.run.stages import CLASSIFIERS, LABELS_FILE, PRETEXTS, chain
 
 Scores = dict[str, list[float]]  # by '<split> <score>', one value for each seed
@@ -171,16 +175,23 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
 
 
 def _pretexts_are_alike(config: AblationConfig) -> bool:
-    """Whether both recipes have the same network and optimizer; see pretrained.settle_network."""
+    """Whether both recipes have the same network and optimizer."""
     preset = PRESETS[config.preset]
     if preset.stage("simclr", PAPER_RECIPE) != preset.stage("simclr", BEST_RECIPE):
         return False
     words = " ".join(config.options_of("simclr")).replace("=", " ").split()
-    if "--init" in words or {"--backbone", "--optimizer"} <= set(words):
-        return True
-    if "--backbone" in words:
-        return words[words.index("--backbone") + 1] != "compact"
-    return choose_hardware(config.device).device.type != "cpu"
+    given = dict(pairwise(words))
+    said: dict[str, Any] = {
+        name: given[as_flag(name)]
+        for name in ("backbone", "optimizer", "init")
+        if as_flag(name) in given
+    }
+    hardware = choose_hardware(config.device)
+    paper, best = (
+        settle_network(SimCLRConfig(preset=config.preset, recipe=recipe, **said), hardware)
+        for recipe in (PAPER_RECIPE, BEST_RECIPE)
+    )
+    return (paper.backbone, paper.optimizer) == (best.backbone, best.optimizer)
 
 
 def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str, names: tuple[str, ...]) -> None:
