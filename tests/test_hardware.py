@@ -97,3 +97,59 @@ def test_a_torch_that_cannot_tell_computes_float32(monkeypatch):
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert not hardware_module._cpu_gains_by_bfloat16()
+
+
+@pytest.fixture
+def load(monkeypatch, tmp_path):
+    """A machine of four cores, of which other programs use these shares, and its threads."""
+    taken = []
+
+    def be(*shares):
+        times = tmp_path / "stat"
+        monkeypatch.setattr(hardware_module, "KERNEL_TIMES", times)
+        monkeypatch.setattr(hardware_module.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+        monkeypatch.setattr(torch, "get_num_threads", lambda: taken[-1] if taken else 4)
+        monkeypatch.setattr(torch, "set_num_threads", taken.append)
+
+        def write(seconds):
+            rows = [(100 * seconds * share, 100 * seconds * (1 - share)) for share in shares]
+            lines = [f"cpu{n} {int(a)} 0 0 {int(b)} 0 0 0 0 0 0" for n, (a, b) in enumerate(rows)]
+            times.write_text("\n".join(["cpu  1 2 3 4 5 6 7 8 9 10", *lines, "ctxt 5"]))
+
+        write(1)
+        monkeypatch.setattr(hardware_module.time, "sleep", lambda seconds: write(2))
+        return taken
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return be
+
+
+@pytest.mark.parametrize(
+    ("shares", "threads"),
+    [
+        ((0, 0, 0, 0), []),
+        ((0.2, 0.1, 0.1, 0), []),
+        ((1, 0, 0, 0.1), [3]),
+        ((1, 1, 0.5, 0.2), [1]),
+        ((1, 1, 1, 1), [1]),
+    ],
+)
+def test_busy_cores_are_left_to_others(load, capsys, shares, threads):
+    taken = load(*shares)
+    choose_hardware("cpu")
+    assert taken == threads
+    assert ("OMP_NUM_THREADS" in capsys.readouterr().out) == bool(threads)
+
+
+def test_a_number_of_threads_that_is_set_holds(load, monkeypatch):
+    taken = load(1, 1, 1, 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    choose_hardware("cpu")
+    assert not taken
+
+
+def test_without_the_kernels_times_all_threads_stay(load, monkeypatch, tmp_path):
+    taken = load(1, 1, 1, 1)
+    monkeypatch.setattr(hardware_module, "KERNEL_TIMES", tmp_path / "none")
+    choose_hardware("cpu")
+    assert not taken
