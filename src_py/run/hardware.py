@@ -1,7 +1,6 @@
 """The one place that decides how to compute: device, precision, memory format."""
 
 import os
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,11 @@ from torch import nn
 from src_py.run.distributed import ALONE, World, meet
 from src_py.run.errors import UserError
 from src_py.run.launch import Launch, launched_as
+from src_py.run.threads import IdleCoreThreads
 
 Module = TypeVar("Module", bound=nn.Module)
 
 FLOATS_IN_A_VECTOR = 8  # of AVX2, float32
-LOAD_LOOK = 0.25  # s in which the load of the machine is measured
-KERNEL_TIMES = Path("/proc/stat")  # of each core, on Linux
-IDLE_COLUMNS = (4, 5)  # of a core's line there: idle, and idle until a disk answers
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,13 @@ class Hardware:
         device: where the model, the images and the random numbers live.
         precision: the autocast type, or None for float32.
         world: the processes that share the work.
+        threads: of one process on a CPU; None where their number is set.
     """
 
     device: torch.device
     precision: torch.dtype | None
     world: World = ALONE
+    threads: IdleCoreThreads | None = None
 
     def place(self, module: Module, compiled: bool = False) -> Module:
         """Moves a module to the device, as all processes have it. channels_last is what cuDNN and
@@ -104,12 +103,15 @@ def choose_hardware(device: str) -> Hardware:
     # TF32 costs convolutions nothing in accuracy and makes what stays float32 several times faster.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
+    threads = None
     if launch.size > 1:
         _take_its_share(device, launch)
     elif device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        _leave_busy_cores()
+        threads = IdleCoreThreads(available_cores())
+        if told := threads.first_look():
+            print(told, flush=True)
     world = meet(launch.rank, launch.size, device)
-    return Hardware(torch.device(device), _choose_precision(device), world)
+    return Hardware(torch.device(device), _choose_precision(device), world, threads)
 
 
 def _take_its_share(device: str, launch: Launch) -> None:
@@ -124,56 +126,6 @@ def _take_its_share(device: str, launch: Launch) -> None:
             f"are GPUs, or add --device cpu"
         )
     torch.cuda.set_device(launch.local_rank)
-
-
-def _leave_busy_cores() -> None:
-    """Takes no more threads than cores are idle.
-
-    The threads of a step wait for one another hundreds of times, and so all of them for one whose
-    core another program has. Beside a second training on two cores, two threads took 0.2 steps a
-    second and one thread 19 (Linux 6.18, torch 2.13).
-    """
-    idle = idle_cores(LOAD_LOOK)
-    if idle is None or round(idle) >= torch.get_num_threads():
-        return
-    torch.set_num_threads(max(1, round(idle)))
-    print(
-        f"cpu: other programs leave {idle:.1f} of {available_cores()} cores idle: threads taken: "
-        f"{torch.get_num_threads()} (OMP_NUM_THREADS sets another number)",
-        flush=True,
-    )
-
-
-def idle_cores(seconds: float) -> float | None:
-    """How many of the cores that this process may use are idle, on the mean of so many seconds, in
-    which it waits; None where the system does not tell."""
-    before = _core_ticks()
-    time.sleep(seconds)
-    after = _core_ticks()
-    if not before or not after:
-        return None
-    busy = 0.0
-    for core in before.keys() & after.keys():
-        (idle, ticks), (idle_then, ticks_then) = before[core], after[core]
-        if ticks_then > ticks:
-            busy += 1 - (idle_then - idle) / (ticks_then - ticks)
-    return available_cores() - busy
-
-
-def _core_ticks() -> dict[str, tuple[int, int]]:
-    """Of each core that this process may use: clock ticks that it has been idle for, and all.
-    Empty where the system does not tell."""
-    try:
-        lines = KERNEL_TIMES.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return {}
-    own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    rows = [line.split() for line in lines]
-    return {
-        row[0]: (sum(int(row[n]) for n in IDLE_COLUMNS), sum(map(int, row[1:9])))
-        for row in rows
-        if row and row[0] in own
-    }
 
 
 def wait_for(device: torch.device) -> None:

@@ -60,10 +60,17 @@ class TrainingStage:
         self._ends = (self.seconds, self.seconds + seconds)
 
     def in_time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of an epoch, until the time is up; at least one."""
+        """The batches of an epoch, until the time is up; at least one.
+
+        Where there is an end, the threads follow the load of the machine. Elsewhere their number
+        stays, so that the same command gives the same weights.
+        """
         for number, batch in enumerate(batches):
             if number and self.time_used >= 1:
                 return
+            threads = self.hardware.threads
+            if self._ends and threads and (told := threads.look_again()):
+                self.say(told)
             yield batch
 
     def generator(self, epoch: int) -> torch.Generator:
