@@ -105,7 +105,7 @@ def search(
         find_neighbors,
         with_directions,
     )
-    from src_py.run.hardware import available_cores
+    from src_py.run.cores import available_cores
     from src_py.run.launch import launched_as
 
     features = mining.array("features")  # (N, D)

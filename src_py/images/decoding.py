@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from src_py.images.opening import UnreadableImage
-from src_py.run.hardware import available_cores
+from src_py.run.cores import available_cores
 
 Skipped = list[tuple[str, str]]  # path and reason of the files that cannot be read
 Item = TypeVar("Item")

@@ -20,9 +20,9 @@ from src_py.images.memory import ByteBudget, decoding_limit, machine_memory
 from src_py.images.opening import UnreadableImage
 from src_py.images.ranges import Ranges, stored_range
 from src_py.run.addresses import as_text
+from src_py.run.cores import available_cores
 from src_py.run.distributed import ALONE, World
 from src_py.run.errors import UserError
-from src_py.run.hardware import available_cores
 
 Loading = Literal["auto", "resident", "streamed"]
 MEMORY_SHARE = 0.5  # of the device's memory that decoded images may take

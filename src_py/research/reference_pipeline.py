@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src_py.run import torchvision_compat  # noqa: F401
-from src_py.run.hardware import available_cores
+from src_py.run.cores import available_cores
 
 import torchvision.transforms as T  # isort: skip
 

@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from src_py.run.cores import IdleCoreThreads, available_cores
 from src_py.run.distributed import ALONE, World, meet
 from src_py.run.errors import UserError
 from src_py.run.launch import Launch, launched_as
-from src_py.run.threads import IdleCoreThreads
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -107,7 +107,7 @@ def choose_hardware(device: str) -> Hardware:
     if launch.size > 1:
         _take_its_share(device, launch)
     elif device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        threads = IdleCoreThreads(available_cores())
+        threads = IdleCoreThreads()
         if told := threads.first_look():
             print(told, flush=True)
     world = meet(launch.rank, launch.size, device)
@@ -134,13 +134,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     if device.type == "mps":
         torch.mps.synchronize()
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use; of those that torchrun has started, its share."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // launched_as().local_size)
 
 
 def _choose_precision(device: str) -> torch.dtype | None:

@@ -1,13 +1,14 @@
-"""The number of threads on a machine that other programs use too."""
+"""How many cores and threads, on a machine that other programs use too."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from src_py.run import threads as threads_module
+from src_py.run import cores as cores_module
+from src_py.run.cores import IdleCoreThreads, available_cores
 from src_py.run.hardware import choose_hardware
-from src_py.run.threads import IdleCoreThreads
 from src_py.run.training_stage import TrainingStage
 
 
@@ -19,14 +20,14 @@ class Machine:
         self.now, self.own = 100.0, 0.0
         self.others = [50.0, 0.0, 0.0, 0.0]  # s, on each core
         self.threads = 4
-        monkeypatch.setattr(threads_module, "KERNEL_TIMES", self.file)
+        monkeypatch.setattr(cores_module, "KERNEL_TIMES", self.file)
         clock = SimpleNamespace(
             monotonic=lambda: self.now, process_time=lambda: self.own, sleep=self.pass_time
         )
-        system = SimpleNamespace(sched_getaffinity=lambda _: {0, 1, 2, 3}, sysconf=lambda _: 100)
-        monkeypatch.setattr(threads_module, "time", clock)
-        monkeypatch.setattr(threads_module, "os", system)
-        monkeypatch.setattr("src_py.run.hardware.available_cores", lambda: 4)
+        monkeypatch.setattr(cores_module, "time", clock)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+        monkeypatch.setattr(os, "sysconf", lambda _: 100)
+        monkeypatch.setattr(cores_module, "QUOTA", folder / "cpu.max")
         monkeypatch.setattr(torch, "get_num_threads", lambda: self.threads)
         monkeypatch.setattr(torch, "set_num_threads", lambda count: setattr(self, "threads", count))
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -79,13 +80,13 @@ def test_a_number_of_threads_that_is_set_holds(machine, monkeypatch):
 
 def test_where_nothing_is_told_all_threads_stay(machine, monkeypatch, tmp_path):
     machine.load = (1, 1, 1, 1)
-    monkeypatch.setattr(threads_module, "KERNEL_TIMES", tmp_path / "none")
+    monkeypatch.setattr(cores_module, "KERNEL_TIMES", tmp_path / "none")
     choose_hardware("cpu")
     assert machine.threads == 4
 
 
 def test_threads_follow_the_load_but_not_at_every_look(machine):
-    kept = IdleCoreThreads(4)
+    kept = IdleCoreThreads()
     machine.own_load = 4.0  # this process's own use is none of another's
     for load, threads in [((0, 0, 0, 0), 4), ((1, 1, 0, 0), 2), ((0.9, 0.6, 0, 0), 2)]:
         machine.load = load
@@ -109,3 +110,21 @@ def test_only_a_training_against_the_clock_changes_its_threads(machine, capsys, 
     for _ in stage.in_time(range(3)):
         machine.pass_time(20)
     assert machine.threads == threads
+
+
+@pytest.mark.parametrize(
+    ("told", "cores"),
+    [("max 100000", 4), ("200000 100000", 2), ("30000 100000", 1), ("900000 100000", 4), ("", 4)],
+)
+def test_a_container_has_as_many_cores_as_its_quota(machine, told, cores):
+    cores_module.QUOTA.write_text(told)
+    assert available_cores() == cores
+    choose_hardware("cpu")
+    assert machine.threads == cores
+
+
+def test_other_programs_use_other_cores_than_those_of_a_quota(machine):
+    cores_module.QUOTA.write_text("200000 100000")
+    machine.load = (1, 1, 0, 0)
+    choose_hardware("cpu")
+    assert machine.threads == 2

@@ -1,4 +1,4 @@
-"""As many threads as cores are idle.
+"""Cores of the processor: how many this process may use, and threads for those that are idle.
 
 The threads of a step wait for one another hundreds of times, and so all of them for one whose core
 another program has. Beside a second training on two cores, two threads took 0.2 steps a second and
@@ -11,6 +11,9 @@ from pathlib import Path
 
 import torch
 
+from src_py.run.launch import launched_as
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: processor time in a period, both in µs
 KERNEL_TIMES = Path("/proc/stat")  # what each core has done, in clock ticks, on Linux
 TIMES = slice(1, 9)  # of a core's line there: what its time is divided into
 IDLE = (4, 5)  # idle, and idle until a disk answers
@@ -19,16 +22,19 @@ LOOK_EVERY = 10.0  # s
 CHANGE_FROM = 0.6  # cores more or fewer: half a core of load does not change them at each look
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use at once; of those that torchrun has started, its
+    share."""
+    return max(1, _shared_cores() // launched_as().local_size)
+
+
 class IdleCoreThreads:
     """Torch's threads on a CPU, for the cores that other programs leave."""
 
-    def __init__(self, cores: int) -> None:
-        """
-        Args:
-            cores: that this process may use.
-        """
-        self._cores = cores
-        self._most = torch.get_num_threads()
+    def __init__(self) -> None:
+        self._cores = len(_own_cores()) or available_cores()
+        self._most = min(torch.get_num_threads(), available_cores())
+        torch.set_num_threads(self._most)
         self._looked, self._others = time.monotonic(), others_seconds()
 
     def first_look(self) -> str | None:
@@ -70,10 +76,27 @@ def others_seconds() -> float | None:
         rows = [line.split() for line in KERNEL_TIMES.read_text(encoding="ascii").splitlines()]
     except OSError:
         return None
-    own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    own = {f"cpu{core}" for core in _own_cores()}
     busy = sum(
         sum(map(int, row[TIMES])) - sum(int(row[column]) for column in IDLE)
         for row in rows
         if row and row[0] in own
     )
     return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def _own_cores() -> set[int]:
+    """The numbers of the cores that this process may use; empty on macOS and Windows, which do not
+    tell."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return affinity(0) if affinity else set()
+
+
+def _shared_cores() -> int:
+    """What the processes of this machine have together."""
+    cores = len(_own_cores()) or os.cpu_count() or 1
+    try:
+        limit, period = map(int, QUOTA.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # none is told, or "max"
+        return cores
+    return max(1, min(cores, round(limit / period)))
