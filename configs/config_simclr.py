@@ -38,7 +38,8 @@ class SimCLRConfig(TrainingConfig):
     words: Path | None = None
     """names to suggest, one a line, for --init clip or siglip2 (default: configs/words.txt)"""
     fine_tune: bool = False  # train the weights of --init further, at a tenth of the learning rate
-    image_size: int | None = None  # side in px (default: the preset's, or chosen from the images)
+    image_size: int | None = None
+    """side in px (default: the preset's, or chosen from the images; with --init, the weights')"""
     channels: Literal[1, 3] | None = None  # grey or colour (default: the preset's, else colour)
     use_unlabelled: bool = False  # also train on the unlabelled part, where a set has one (STL-10)
     augment: Augmentation = SIMCLR_VIEW  # one random view

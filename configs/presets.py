@@ -22,7 +22,7 @@ class Preset:
         mean, std: per channel, of pixels in [0, 1]; None to measure them.
         stages: options of a stage that differ from its config module's, by the script's name, in
             both recipes: views, width, schedule.
-        best: further options of the recipe 'best', besides or in the place of BEST.
+        best: further options of the recipe 'best', besides or in the place of BEST and `stages`.
         classes: the only class folders that are read of each split, sorted; () for all images.
     """
 
