@@ -39,7 +39,7 @@ def infer(
     """
     model.eval()
     for rows, batch in images.batches(ordered_batches(len(images), batch_size, first)):
-        outputs = _outputs(model, normalize(to_float(batch), *model.statistics), hardware)
+        outputs = outputs_of(model, normalize(to_float(batch), *model.statistics), hardware)
         yield hardware.world.whole(outputs, len(rows), dim=-2)
 
 
@@ -64,20 +64,29 @@ def infer_views(
         features = []
         for augmentation in augmentations:
             views = random_view(batch, augmentation, numbers, backbone.statistics)
-            features.append(_outputs(backbone, views, hardware))
+            features.append(outputs_of(backbone, views, hardware))
         yield hardware.world.whole(torch.stack(features, dim=1), len(rows))
 
 
-def _outputs(model: Backbone | ClusteringModel, pixels: Tensor, hardware: Hardware) -> Tensor:
-    """The model's float32 outputs for a batch; on a CPU for a few images at a time."""
+def outputs_of(
+    model: Backbone | ClusteringModel,
+    pixels: Tensor,
+    hardware: Hardware,
+    at_most: int | None = None,
+) -> Tensor:
+    """The model's float32 outputs for a batch of normalised images, (B, D) or (H, B, C).
+
+    Args:
+        at_most: images that the network sees at once; on a CPU they may be fewer.
+    """
     if not len(pixels):  # of several processes, one that has no part of a small batch
-        return _outputs(model, pixels.new_zeros(1, *pixels.shape[1:]), hardware)[..., :0, :]
-    at_once = len(pixels)
+        return outputs_of(model, pixels.new_zeros(1, *pixels.shape[1:]), hardware)[..., :0, :]
+    at_once = at_most or len(pixels)
     if hardware.device.type == "cpu":
-        at_once = max(1, PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2]))
+        at_once = min(at_once, max(1, PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2])))
     with hardware.autocast():
         parts = [model(part).float() for part in pixels.split(at_once)]
-    return torch.cat(parts, dim=-2)  # (B, D), or (H, B, C)
+    return torch.cat(parts, dim=-2)
 
 
 def watched(batches: Iterable[Tensor], images: int, title: str, first: int = 0) -> Iterator[Tensor]:

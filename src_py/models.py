@@ -48,6 +48,9 @@ class KeyQueue(nn.Module):
 class ClusterHeads(nn.Module):
     """Several linear cluster heads, computed as one: features (B, D) -> logits (heads, B, C).
 
+    They compute in float32 under autocast too: the distances of a feature to the centers of k-means
+    differ by less than bfloat16 can tell.
+
     Attributes:
         space: that the heads see the features in.
     """
@@ -71,6 +74,10 @@ class ClusterHeads(nn.Module):
         self.linear = nn.Linear(self.space.dim, heads * clusters)
 
     def forward(self, features: Tensor) -> Tensor:
+        device = features.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self.forward(features.float())
         logits = self.linear(self.space(features))
         return logits.unflatten(1, (self.heads, self.clusters)).movedim(1, 0)
 

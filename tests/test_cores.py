@@ -1,6 +1,9 @@
 """How many cores and threads, on a machine that other programs use too."""
 
+import multiprocessing
 import os
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,9 +24,9 @@ class Machine:
         self.others = [50.0, 0.0, 0.0, 0.0]  # s, on each core
         self.threads = 4
         monkeypatch.setattr(cores_module, "KERNEL_TIMES", self.file)
-        clock = SimpleNamespace(
-            monotonic=lambda: self.now, process_time=lambda: self.own, sleep=self.pass_time
-        )
+        clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.pass_time)
+        monkeypatch.setattr(cores_module, "_own_seconds", lambda: self.own)
+        monkeypatch.setattr(cores_module, "TORCH_THREADS", 4)
         monkeypatch.setattr(cores_module, "time", clock)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
         monkeypatch.setattr(os, "sysconf", lambda _: 100)
@@ -128,3 +131,32 @@ def test_other_programs_use_other_cores_than_those_of_a_quota(machine):
     machine.load = (1, 1, 0, 0)
     choose_hardware("cpu")
     assert machine.threads == 2
+
+
+def test_a_second_script_of_the_process_may_have_all_threads_again(machine):
+    machine.load = (1, 1, 1, 0)
+    choose_hardware("cpu")
+    machine.load = (0, 0, 0, 0)
+    choose_hardware("cpu")
+    assert machine.threads == 4
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
+def test_processes_that_work_for_this_one_are_not_others():
+    def work():
+        deadline = time.process_time() + 0.3
+        while time.process_time() < deadline:
+            pass
+        finished.set()
+        ended.wait()
+
+    context = multiprocessing.get_context("fork")
+    finished, ended = context.Event(), context.Event()
+    before = cores_module._own_seconds()
+    worker = context.Process(target=work)
+    worker.start()
+    finished.wait()
+    alive = cores_module._own_seconds() - before
+    ended.set()
+    worker.join()
+    assert alive > 0.2 and cores_module._own_seconds() - before > 0.2

@@ -110,3 +110,10 @@ def test_what_was_said_spreads_to_neighbors_that_were_left_behind():
     found = spread(given, neighbors, assigned)
     # 1 goes with 0, whose nearest it is, and 3 with 2; 5 is near to neither.
     assert found.tolist() == [2, 2, 3, 3, 1, -1]
+
+
+def test_a_neighbor_of_several_moved_images_goes_with_the_first():
+    assigned = torch.zeros(9, dtype=torch.long)
+    neighbors = torch.full((9, 1), 8)
+    given = torch.tensor([5, 6, 7, 5, 6, 7, -1, -1, -1])
+    assert spread(given, neighbors, assigned).tolist() == [5, 6, 7, 5, 6, 7, -1, -1, 5]

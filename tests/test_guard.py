@@ -161,10 +161,16 @@ def test_kmeans_finds_separate_groups_with_any_seed(seed):
 
 
 def test_kmeans_sees_a_sample_of_many_rows(monkeypatch):
-    monkeypatch.setattr(guard, "SAMPLE", 50)
+    monkeypatch.setattr("src_py.clusters.kmeans.SAMPLE", 50)
     features, neighbors, _ = blobs(overlap=0.05)
     found = guard.kmeans_head(features, neighbors, 4, seed=0)(features)[0].argmax(dim=1)
     assert guard.neighbor_information(found, neighbors) == pytest.approx(math.log(4))
+
+
+def test_more_clusters_than_the_sample_has_rows(monkeypatch):
+    monkeypatch.setattr("src_py.clusters.kmeans.SAMPLE", 5)
+    features, neighbors, _ = blobs(overlap=0.05)
+    assert guard.kmeans_head(features, neighbors, 8, seed=0).clusters == 8
 
 
 @pytest.fixture

@@ -320,6 +320,14 @@ def test_a_cluster_is_split_by_what_its_images_look_like(client, files):
     assert "cluster_3" in client.get("state")["undo"]
 
 
+def test_the_bound_on_splits_does_not_count_the_classifiers_clusters(client, files, monkeypatch):
+    monkeypatch.setattr("src_py.clusters.labelling.MOST_ADDED", 1)
+    client.post("move", rows=[0], cluster="new")
+    assert saved(files)[0].clusters == CLUSTERS + 1
+    answer = client.post("move", status=400, rows=[4], cluster="new")
+    assert "have been split off" in answer["error"]
+
+
 def test_every_step_is_undone_and_done_again(client, files):
     steps = [
         ("name", {"cluster": 0, "name": "cat"}),

@@ -126,6 +126,16 @@ def test_heads_are_independent_linear_classifiers():
     torch.testing.assert_close(logits[2], features @ weight.T + bias)
 
 
+def test_heads_compute_in_float32_under_autocast_too():
+    heads = ClusterHeads(feature_dim=64, clusters=3, heads=2)
+    features = torch.randn(50, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = heads(features)
+        assert torch.is_autocast_enabled("cpu")
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, heads(features.float()))
+
+
 def test_keep_takes_heads_in_the_order_given():
     heads = ClusterHeads(feature_dim=6, clusters=3, heads=4)
     features = torch.randn(5, 6)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from configs.config_scan import ScanConfig
+from src_py.run import session as session_module
 from src_py.run.checkpoints import load_checkpoint, save_checkpoint
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, write_atomically
@@ -90,6 +91,14 @@ def test_the_log_has_one_row_an_epoch_also_after_a_resume():
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert {"loss", "images_per_second", "seconds"} <= rows[0].keys()
+
+
+def test_the_log_of_short_epochs_is_not_written_after_each(monkeypatch):
+    written = []
+    monkeypatch.setattr(session_module, "LOG_EVERY", 3600)
+    monkeypatch.setattr(session_module, "write_table", lambda _, __, rows: written.append(rows))
+    train(options())
+    assert [len(rows) for rows in written] == [1, 4]  # the first and the last of four
 
 
 def test_a_finished_stage_says_so_and_stops(capsys):

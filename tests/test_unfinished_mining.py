@@ -11,8 +11,9 @@ from configs.config_simclr import SimCLRConfig
 from src_py.backbones import BackboneSpec, ResNet18
 from src_py.mining import unfinished
 from src_py.neighbors import UNKNOWN, Neighbors
+from src_py.run import records
 from src_py.run.errors import UserError
-from src_py.run.files import RunFiles, sha256
+from src_py.run.files import RunFiles, read_record, sha256, write_record
 from tests.conftest import write_image
 
 RUN = {"run": "photos", "device": "cpu"}
@@ -78,6 +79,17 @@ def test_it_goes_on_with_the_next_batch(partial, interrupted, capsys):
     mine()
     assert "features: 48 of 80 images are there already" in capsys.readouterr().out
     assert results() == whole and not partial.exists()
+
+
+def test_the_time_of_earlier_starts_counts(partial, interrupted):
+    interrupted(2)
+    path = partial / unfinished.PROGRESS
+    progress = read_record(path, records.MINING, "")
+    assert 0 < progress["seconds"] < 900
+    write_record(path, progress | {"seconds": 1000.0})
+    mine()
+    record = read_record(FILES.config("extract_features"), records.FINISHED, "")
+    assert 1000 < record["seconds"] < 1900
 
 
 def test_a_search_goes_on(partial, monkeypatch, capsys):

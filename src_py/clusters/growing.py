@@ -64,7 +64,8 @@ def spread(given: Tensor, neighbors: Tensor, assigned: Tensor) -> Tensor:
     """What was said of single images, said of their neighbors too: a few clicks teach little alone.
 
     Where a person has moved an image, its neighbors that are in the cluster that it was in go with
-    it, each with the nearest moved image that has it as a neighbor. Nobody's word is changed.
+    it, each with the nearest moved image that has it as a neighbor, of several as near the first.
+    Nobody's word is changed.
 
     Args:
         given: (N,) int64, see `with_corrections`.
@@ -78,7 +79,9 @@ def spread(given: Tensor, neighbors: Tensor, assigned: Tensor) -> Tensor:
     found = given.clone()
     for column in neighbors[moved].T:
         left_behind = (found[column] == NOTHING_SAID) & (assigned[column] == assigned[moved])
-        found[column[left_behind]] = given[moved[left_behind]]
+        # One at a time, the first one last: who wins among several at once, no device promises.
+        for row, image in zip(column[left_behind].flip(0), moved[left_behind].flip(0), strict=True):
+            found[row] = given[image]
     return found
 
 

@@ -26,10 +26,10 @@ from configs.config_selflabel import SelfLabelConfig
 from src_py.augmentation import Augmentation
 from src_py.backbones import Backbone
 from src_py.clusters.calibration import fit_temperature
-from src_py.clusters.kmeans import SAMPLE, kmeans_centers
+from src_py.clusters.kmeans import kmeans_centers, sample_size
 from src_py.feature_space import BLOCK, gathered
 from src_py.images.loaders import ImageLoader
-from src_py.inference import all_logits, infer
+from src_py.inference import all_logits, infer, outputs_of
 from src_py.models import ClusterHeads, ClusteringModel
 from src_py.run.hardware import Hardware
 from src_py.run.session import TrainingSession
@@ -127,8 +127,7 @@ class ImageViews:
         for drawn, batch in self.images.batches(rows.split(EVIDENCE_BATCH)):
             numbers = world.numbers(generator, len(drawn))
             views = random_view(batch, self.augmentation, numbers, model.statistics)
-            with self.hardware.autocast():
-                logits = model(views)[0]
+            logits = outputs_of(model, views, self.hardware, self.batch_size)[0]
             found.append(world.whole(logits, len(drawn)).argmax(dim=1))
         return torch.cat(found)
 
@@ -191,7 +190,8 @@ def kmeans_head(
         scratch: see StoredFeatures.
     """
     random = torch.Generator().manual_seed(seed)
-    sample = torch.randperm(len(features), generator=random)[:SAMPLE].to(features.device)
+    rows = torch.randperm(len(features), generator=random)[: sample_size(clusters)]
+    sample = rows.to(features.device)
     points = F.normalize(features[sample], dim=1)
     found = kmeans_centers(points.cpu().numpy(), clusters, seed, KMEANS_ITERATIONS, KMEANS_STARTS)
     centers = torch.from_numpy(found).to(points)  # (C, D)

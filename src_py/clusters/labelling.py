@@ -142,7 +142,7 @@ class Labelling:
                 corrections = said.corrections.with_moved(images, cluster)
                 told = f"{_images(images)} moved to {said.names.name_of(cluster)}"
                 return told, said._replace(corrections=corrections)
-            return _split_off(said, images, name)
+            return self._split_off(said, images, name)
 
         self._do(version, change)
 
@@ -165,7 +165,7 @@ class Labelling:
             given = said.corrections.of_rows(self.images)
             assigned = np.where(given == NOTHING_SAID, self.predicted, given)
             rows = np.flatnonzero(np.isin(assigned, said.names.group_of(cluster)))
-            return _split_off(said, self._names_of(second_half(self._features, rows)), "")
+            return self._split_off(said, self._names_of(second_half(self._features, rows)), "")
 
         self._do(version, change)
 
@@ -245,17 +245,16 @@ class Labelling:
             raise UserError(f"images are numbered from 0 to {len(self.images) - 1}")
         return [self.images[row] for row in rows]
 
-
-def _split_off(said: Said, images: list[str], name: str) -> tuple[str, Said]:
-    """The images in a new cluster."""
-    new = said.corrections.clusters
-    if new >= MOST_ADDED:
-        raise UserError(f"there are {new} clusters already: merge some before adding one")
-    names = replace(said.names, clusters=new + 1)
-    if name.strip():
-        names = names.with_name(new, name)
-    told = f"{_images(images)} split off as {names.name_of(new)}"
-    return told, Said(names, said.corrections.with_split(images))
+    def _split_off(self, said: Said, images: list[str], name: str) -> tuple[str, Said]:
+        """The images in a new cluster."""
+        new = said.corrections.clusters
+        if new > self.predicted.max() + MOST_ADDED:
+            raise UserError(f"{MOST_ADDED} clusters have been split off: no more can be")
+        names = replace(said.names, clusters=new + 1)
+        if name.strip():
+            names = names.with_name(new, name)
+        told = f"{_images(images)} split off as {names.name_of(new)}"
+        return told, Said(names, said.corrections.with_split(images))
 
 
 def _as_shown(names: ClusterNames, group: tuple[int, ...]) -> dict[str, Any]:

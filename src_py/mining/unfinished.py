@@ -42,6 +42,8 @@ class UnfinishedMining:
         rows: whose features are stored.
         random: uint8, state of the generator of random views after these rows.
         parts: the last row and the digest of each part that was stored at once.
+        seconds: that earlier starts have taken.
+        began: when this one did, by time.monotonic.
     """
 
     files: RunFiles
@@ -51,6 +53,8 @@ class UnfinishedMining:
     rows: int = 0
     random: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
     parts: list[tuple[int, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
 
     @staticmethod
     def of(
@@ -133,7 +137,7 @@ class UnfinishedMining:
         moves = [(f"{self.folder.name}/{name}.npy", f"{name}.npy") for name in mined]
         moves.append((new(files.rows).name, files.rows.name))
         outputs = {target: sha256(files.checkpoints / source) for source, target in moves}
-        seconds = round(time.monotonic() - started, 1)
+        seconds = round(self.seconds + time.monotonic() - started, 1)
         write_record(new(record), self.made_from | {"seconds": seconds, "outputs": outputs})
         moves.append((new(record).name, record.name))
         switch(files, moves, [] if "views" in mined else [files.views.name])
@@ -175,6 +179,7 @@ class UnfinishedMining:
         if found is None:
             self._reserve(tuple(self.arrays))
         else:
+            self.seconds = found.get("seconds", 0.0)
             self._go_on(found)
             if found["searched_as"] != self._searched_as():
                 self._reserve(SEARCHED)
@@ -211,7 +216,9 @@ class UnfinishedMining:
     def _write(self) -> None:
         random = bytes(self.random.tolist()).hex()
         told = {"features_of": self._features_of(), "searched_as": self._searched_as()}
-        write_record(self.folder / PROGRESS, told | {"random": random, "parts": self.parts})
+        seconds = round(self.seconds + time.monotonic() - self.began, 1)
+        content = {"random": random, "parts": self.parts, "seconds": seconds}
+        write_record(self.folder / PROGRESS, told | content)
 
 
 def _digest(arrays: Sequence[np.ndarray], first: int, last: int) -> str:

@@ -7,6 +7,8 @@ one thread 19 (16 px, width 16; Linux 6.18, torch 2.13).
 
 import os
 import time
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: processor time in a pe
 KERNEL_TIMES = Path("/proc/stat")  # what each core has done, in clock ticks, on Linux
 TIMES = slice(1, 9)  # of a core's line there: what its time is divided into
 IDLE = (4, 5)  # idle, and idle until a disk answers
+TORCH_THREADS = torch.get_num_threads()  # before any script of this process has changed it
 FIRST_LOOK = 0.25  # s
 LOOK_EVERY = 10.0  # s
 CHANGE_FROM = 0.6  # cores more or fewer: half a core of load does not change them at each look
@@ -33,7 +36,7 @@ class IdleCoreThreads:
 
     def __init__(self) -> None:
         self._cores = len(_own_cores()) or available_cores()
-        self._most = min(torch.get_num_threads(), available_cores())
+        self._most = min(TORCH_THREADS, available_cores())
         torch.set_num_threads(self._most)
         self._looked, self._others = time.monotonic(), others_seconds()
 
@@ -82,7 +85,24 @@ def others_seconds() -> float | None:
         for row in rows
         if row and row[0] in own
     )
-    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
+    return busy / os.sysconf("SC_CLK_TCK") - _own_seconds()
+
+
+def _own_seconds() -> float:
+    """Processor time of this process, and of those that decode images for it."""
+    own = os.times()
+    ended = own.children_user + own.children_system
+    return own.user + own.system + ended + sum(map(_seconds_of, active_children()))
+
+
+def _seconds_of(process: BaseProcess) -> float:
+    try:
+        told = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has just ended
+        return 0.0
+    # Behind the name, which may have blanks: user and system time are the 12th and the 13th.
+    user, system = told.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _own_cores() -> set[int]:

@@ -210,7 +210,8 @@ MINING = Schema(
         "searched_as": is_digest,
         "random": is_text,
         "parts": list_of(is_stored_part),
-    }
+    },
+    {"seconds": is_number},
 )
 # Of images: source, target, and the size and time of the source (which records of before lack).
 MOVES = Schema({"moves": list_of(list_of(is_text)), "predictions": list_of(is_prediction)})

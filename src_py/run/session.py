@@ -1,5 +1,6 @@
 """What the training stages share: resume, records, logs, progress."""
 
+import math
 import sys
 import textwrap
 import time
@@ -23,6 +24,8 @@ from src_py.run.training_stage import TrainingStage
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+LOG_EVERY = 1.0  # s, at least
 
 
 class Stateful(Protocol):
@@ -65,6 +68,7 @@ class TrainingSession(TrainingStage):
         self._warned: set[str] = set()
         self._sums: dict[str, torch.Tensor] = {}  # of an epoch's recorded values, on the device
         self._columns: dict[str, float] = {}
+        self._logged = -math.inf  # when, by time.monotonic()
         self._kept = StageFiles(self.files, stage, hashes(made_from), config.restart)
         self._options = recorded(config)
         self._tell_if_stale()
@@ -243,9 +247,12 @@ class TrainingSession(TrainingStage):
         row |= self._columns
         row |= {"images_per_second": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
         self.history.append(row)
-        rows = [tuple(past.values()) for past in self.history]
-        if self._writes:
+        # All rows are written each time: with thousands of short epochs, not after each of them.
+        is_last = self.time_used >= 1 or epoch + 1 == self._epochs
+        if self._writes and (is_last or time.monotonic() - self._logged >= LOG_EVERY):
+            rows = [tuple(past.values()) for past in self.history]
             write_table(self.files.log(self.stage), tuple(row), rows)
+            self._logged = time.monotonic()
         self._bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in means.items()}})
         if self._writer:
             for name, value in means.items():
