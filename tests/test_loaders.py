@@ -60,6 +60,7 @@ def test_streamed_images_are_the_resident_ones(photo_folder):
     for (indices, pixels), (streamed_indices, streamed_pixels) in pairs:
         assert torch.equal(indices, streamed_indices)
         assert torch.equal(pixels, streamed_pixels)
+    assert streamed.waited > 0 == resident.waited  # for the second batch; the first starts workers
 
 
 def test_a_file_that_vanished_is_named_in_one_line(photo_folder):

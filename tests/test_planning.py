@@ -37,11 +37,12 @@ def plan(monkeypatch, tmp_path):
     """A session with its schedule, on a device that trains so many images a second."""
     monkeypatch.chdir(tmp_path)
 
-    def plan_at(speed, stage, config, model=None):
+    def plan_at(speed, stage, config, model=None, images=None):
         monkeypatch.setattr(planning, "_seconds_per_image", lambda *_: 1 / speed)
         session = TrainingSession(config, stage, choose_hardware("cpu"))
         trained = {"model": model or torch.nn.Linear(1, 1)}
-        schedule = planning.plan(None, trained, black_images(IMAGES), config, session)
+        images = images or black_images(IMAGES)
+        schedule = planning.plan(None, trained, images, config, session)
         return session, schedule
 
     return plan_at
@@ -146,6 +147,29 @@ def test_looks_at_all_images_are_part_of_the_time(fit):
     # An epoch takes 10 s, a look 2 s: fourteen always, and one after each epoch. An exit takes 1 s.
     assert plain.epochs * plain.images_per_epoch == pytest.approx(57_100, abs=100)
     assert renewed.epochs * renewed.images_per_epoch * 1.2 == pytest.approx(57_100, abs=100)
+
+
+class SlowFiles(ResidentImages):
+    """Whoever looks has waited a second more."""
+
+    seconds = 0
+
+    @property
+    def waited(self):
+        self.seconds += 1
+        return self.seconds
+
+    @waited.setter
+    def waited(self, seconds):
+        pass
+
+
+def test_a_look_takes_as_long_as_decoding_where_that_decides(fit):
+    config = SelfLabelConfig(run="mine", minutes=10)
+    images = SlowFiles(torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8), CPU)
+    schedule = fit(100, "selflabel", config, None, images)
+    # Fourteen looks of 10 s, in the place of 2 s, leave 112 s less.
+    assert schedule.epochs * schedule.images_per_epoch == pytest.approx(45_900, abs=100)
 
 
 def test_later_scripts_take_as_long_to_start_as_the_first_did(monkeypatch, tmp_path):

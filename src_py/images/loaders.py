@@ -6,7 +6,9 @@ weights whichever is chosen; the choice is one of memory and speed.
 
 import copy
 import multiprocessing
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -33,6 +35,7 @@ class ImageLoader(Protocol):
 
     image_size: int  # side in px
     world: World  # whose processes have each a part of a batch
+    waited: float  # s, in all, for images that were still being decoded
 
     def __len__(self) -> int: ...
 
@@ -55,6 +58,7 @@ class ResidentImages:
         """
         self.images = images.to(device)
         self.world = world
+        self.waited = 0.0
         self.image_size = images.shape[-1]
 
     def __len__(self) -> int:
@@ -83,6 +87,7 @@ class StreamedImages:
             ranges: of numbers of more than 8 bits (DataSettings).
         """
         self.world = world
+        self.waited = 0.0
         self.files = _SquareFiles(paths, image_size, channels, ranges or {})
         self.image_size = image_size
         self.device = device
@@ -102,11 +107,24 @@ class StreamedImages:
             pin_memory=on_cuda,
             worker_init_fn=_ShareOfMemory(self.workers),
         )
-        for indices, images in zip(index_batches, _without_shortage(decoded), strict=True):
+        arriving = self._awaited(_without_shortage(decoded))
+        for indices, images in zip(index_batches, arriving, strict=True):
             if isinstance(images, str):
                 raise UserError(images)
             images = images.to(self.device, non_blocking=on_cuda)  # (B, S, S, C)
             yield indices.to(self.device), images.permute(0, 3, 1, 2).contiguous()
+
+    def _awaited(self, arriving: Iterator[Tensor | str]) -> Iterator[Tensor | str]:
+        """The same batches; how long they were waited for is counted, but for the first, for which
+        the workers have to be started."""
+        for number in count():
+            started = time.monotonic()
+            batch = next(arriving, None)
+            if batch is None:
+                return
+            if number:
+                self.waited += time.monotonic() - started
+            yield batch
 
     def _stack_or_say_why_not(self, images: list[Tensor | str]) -> Tensor | str:
         """A batch (B, S, S, C), or what is wrong: an exception would lose its form on the way from

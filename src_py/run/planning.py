@@ -30,6 +30,7 @@ START_UP = 3.0  # s that a script takes before it does anything, at least; measu
 EXIT = 1.0  # s that Python takes to start and to end
 HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
 LOOK = 0.2  # of the time of an epoch of training: two views, forward and backward
+WAITING_SHARE = 0.3  # of a training's time: from here on decoding decides how long a look takes
 FROZEN_LOOK = 0.5  # of an epoch that has no way backward
 TRIAL_STEPS = 2  # the first allocates the optimizer's state, the second works with it
 TRIAL_SECONDS = 4.0  # at most, where the speed is measured
@@ -82,12 +83,14 @@ def plan(
             f"--batch-size {schedule.batch_size}: a batch of a single image has no batch "
             f"statistics: raise it"
         )
-    seconds = None
+    seconds, is_decoding = None, False
     while seconds is None:
+        started, waited = time.monotonic(), images.waited
         arguments = (schedule.batch_size, steps, trained, images, config, session)
         # Each process tries its part for itself: the batch must fit into the memory of all.
         own = _seconds_per_image_or_none(*arguments, rows_per_image)
         seconds = world.slowest(own)
+        is_decoding = images.waited - waited > WAITING_SHARE * (time.monotonic() - started)
         if seconds is None:
             schedule = _with_half_of_the_batch(schedule, session)
     if config.minutes is None:
@@ -96,7 +99,10 @@ def plan(
         arguments = (schedule.batch_size, steps, trained, images, config, session)
         seconds = _seconds_per_image(*arguments, rows_per_image, world)
     is_frozen = any(not p.requires_grad for p in trained["model"].parameters())
-    fitted = fit_minutes(schedule, config.minutes, seconds, is_frozen, config, session)
+    look = FROZEN_LOOK if is_frozen else LOOK
+    if is_decoding:  # each image once, where a step has decoded so many for each
+        look = max(look, 1 / rows_per_image)
+    fitted = fit_minutes(schedule, config.minutes, seconds, look, config, session)
     return world.of_the_first(fitted)
 
 
@@ -125,18 +131,17 @@ def fit_minutes(
     schedule: Schedule,
     minutes: float,
     seconds_per_image: float,
-    is_frozen: bool,
+    look: float,
     config: TrainingConfig,
     session: TrainingStage,
 ) -> Schedule:
     """The schedule that ends within the stage's share of the minutes.
 
     Args:
-        is_frozen: whether a part of the model is not trained.
+        look: at all images, without training: how much of the time of an epoch it takes.
     """
     stage, images = session.stage, schedule.images
     epoch_seconds = seconds_per_image * images
-    look = FROZEN_LOOK if is_frozen else LOOK
     looks = STAGES[stage].looks + STAGES[stage].evidences * evidence_looks(images)
     left = seconds_left(minutes, session, looks * look * epoch_seconds)
     passes = left / epoch_seconds
