@@ -1,7 +1,6 @@
 """Applying a model to all images, in order."""
 
 import copy
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from tqdm import tqdm
 
 from src_py.augmentation import Augmentation
 from src_py.backbones import Backbone
 from src_py.feature_space import gathered
 from src_py.images.loaders import ImageLoader, ordered_batches
 from src_py.models import ClusteringModel
+from src_py.run.bars import progress_bar
 from src_py.run.hardware import Hardware
 from src_py.transforms import normalize, random_view, to_float
 
@@ -97,15 +96,7 @@ def watched(batches: Iterable[Tensor], images: int, title: str, first: int = 0) 
         title: of the bar.
         first: image at which they begin.
     """
-    bar = tqdm(
-        total=images,
-        initial=first,
-        desc=title,
-        unit="img",
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
+    with progress_bar(title, images, done=first) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch))

@@ -7,19 +7,18 @@ Up to 100,000 rows all pairs are compared (faiss). Of more, each row meets those
 very rows. What that takes on two cores is in docs/speed.md.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from src_py.mining.inverted_lists import FEWEST_PER_CENTROID, InvertedLists, Workspace
 from src_py.mining.ranking import cosine_similarity, rank
+from src_py.run.bars import progress_bar
 from src_py.run.distributed import ALONE, World
 from src_py.run.errors import UserError
 from src_py.run.writing import scratch_array
@@ -187,7 +186,7 @@ def find_neighbors(
             _search_all(features, found, wanted, folder)
     if plan is not None:
         alone = threads if world.size == 1 else None  # others have their share of the cores
-        with _working(alone), _bar(plan.rows) as bar:
+        with _working(alone), progress_bar("neighbors", plan.rows) as bar:
             for some, indices, similarity in _answers(lists, plan, world):
                 found.put(some, indices, similarity)
                 bar.update(len(some))
@@ -278,7 +277,7 @@ def _search_all(features: np.ndarray, found: Neighbors, wanted: int, folder: Pat
     for block in _blocks(len(features)):
         unit[block] = l2_normalize(features[block])
     left = np.flatnonzero(found.missing())
-    with _bar(len(left)) as bar:
+    with progress_bar("neighbors", len(left)) as bar:
         for block in _blocks(len(left)):
             queries = left[block]
             candidates = _search_exact(unit[queries], unit, wanted)
@@ -333,11 +332,6 @@ def _choose_breadth(lists: InvertedLists, wanted: int) -> tuple[int, float]:
         if recall >= RECALL_AIMED_AT or 2 * breadth > lists.broadest:
             return breadth, recall
         breadth *= 2
-
-
-def _bar(rows: int) -> "tqdm[Any]":
-    hidden = not sys.stderr.isatty()
-    return tqdm(total=rows, desc="neighbors", unit="img", dynamic_ncols=True, disable=hidden)
 
 
 def _sample_rows(rows: int, sample: int) -> np.ndarray:

@@ -70,7 +70,7 @@ def spread(given: Tensor, neighbors: Tensor, assigned: Tensor) -> Tensor:
     Args:
         given: (N,) int64, see `with_corrections`.
         neighbors: (N, k) int64, the nearest first.
-        assigned: (N,) int64, by the classifier that the person has seen.
+        assigned: (N,) int64, by the classifier that is to learn from it.
 
     Returns:
         (N,) int64, as `given`.

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from src_py.images.decoding import Skipped, decode_in_threads, none_readable
 from src_py.images.files import read_square_and_header, shrink
@@ -27,6 +26,7 @@ from src_py.images.splits import FileStates, file_states, folder_files, joined, 
 from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run import records
 from src_py.run.arrays import load_array
+from src_py.run.bars import progress_bar
 from src_py.run.errors import UserError
 from src_py.run.files import read_record, write_record
 from src_py.run.writing import quick_digest, scratch_array, write_array
@@ -145,9 +145,8 @@ def _read_files(
         return histogram(torch.from_numpy(np.ascontiguousarray(pixels))[None])
 
     def read_rows(rows: Sequence[int], description: str) -> Iterator[tuple[int, Any]]:
-        quiet = not (show and sys.stderr.isatty())
         reading = decode_in_threads(read, rows)
-        progress = tqdm(reading, description, len(rows), unit="image", disable=quiet)
+        progress = progress_bar(description, len(rows), reading, hidden=not show)
         return zip(rows, progress, strict=True)
 
     counts = nothing.clone()

@@ -11,14 +11,11 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import tarfile
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
-
-from tqdm import tqdm
 
 from configs.config_shards import ShardsConfig
 from src_py.images.decoding import Skipped
@@ -29,6 +26,7 @@ from src_py.images.report import count_left_out
 from src_py.images.splits import folder_files, split_folder, what_is_left_out
 from src_py.images.tars import LARGEST_FILE, REAL_NAME, index_of, is_in_shards
 from src_py.run.addresses import SHARD
+from src_py.run.bars import progress_bar
 from src_py.run.claim import TEMPORARY, is_over
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
@@ -55,7 +53,7 @@ def main(config: ShardsConfig) -> None:
     clear(out, shards)
     missing = [shard for shard in shards if not is_written(shard)]
     require_room(out, missing)
-    for shard in tqdm(missing, "writing", unit="shard", disable=not sys.stderr.isatty()):
+    for shard in progress_bar("writing", len(missing), missing, unit="shard"):
         write_atomically(shard.path, partial(write, files=shard.files))
     images = sum(len(shard.files) for shard in shards)
     print(f"{out}: {images} images in {len(shards)} shards, {len(missing)} of them written now")

@@ -1,6 +1,5 @@
 """Classifying image files: decoded by threads, block by block, so that memory stays bounded."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -14,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from src_py.backbones import Backbone
 from src_py.clusters.corrections import NOTHING_SAID, correct
@@ -32,6 +30,7 @@ from src_py.models import ClusteringModel
 from src_py.output.gallery_images import GalleryImages
 from src_py.run.addresses import as_text
 from src_py.run.arrays import load_features
+from src_py.run.bars import progress_bar
 from src_py.run.errors import UserError
 from src_py.run.files import RunFiles
 from src_py.run.hardware import Hardware
@@ -242,7 +241,7 @@ def classify_files(
     world, size = classifier.hardware.world, classifier.batch_size
     blocks = [paths[start : start + size] for start in range(0, len(paths), size)]
     own = [path for block in blocks for path in block[world.part(len(block))]]
-    progress = tqdm(total=len(paths), desc="predict", unit="img", disable=not sys.stderr.isatty())
+    progress = progress_bar("predict", len(paths))
     with progress, closing(decode_in_threads(decode, own)) as decoding:
         for block in blocks:
             part = world.part(len(block))

@@ -5,7 +5,6 @@ import errno
 import filecmp
 import os
 import shutil
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,11 +13,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from src_py.clusters.names import comparable
 from src_py.output.prediction import Prediction
 from src_py.run import records
+from src_py.run.bars import progress_bar
 from src_py.run.claim import is_over
 from src_py.run.files import read_record, write_record
 
@@ -117,7 +115,7 @@ def sort_files(placements: list[Placement], method: str) -> Outcome:
     outcome = Outcome()
     place = METHODS[method]
     _clear_parts(placement.target.parent for placement in placements)
-    for placement in tqdm(placements, desc=method, unit="img", disable=not sys.stderr.isatty()):
+    for placement in progress_bar(method, len(placements), placements):
         if placement.present:
             outcome.present += 1
             continue

@@ -1,7 +1,6 @@
 """What the training stages share: resume, records, logs, progress."""
 
 import math
-import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -9,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from tqdm import tqdm
 
 from configs.base_config import TrainingConfig
 from src_py.augmentation import Augmentation
 from src_py.clusters.health import ClusterHealth
+from src_py.run.bars import progress_bar
 from src_py.run.csv_tables import write_table
 from src_py.run.errors import UserError
 from src_py.run.files import as_plain, hashes, recorded
@@ -146,14 +145,8 @@ class TrainingSession(TrainingStage):
         self.begin(schedule)
         first = self._restore(state)
         stored_at = time.monotonic()
-        self._bar = tqdm(
-            total=total * images_per_epoch,
-            initial=first * images_per_epoch,
-            desc=self.stage,
-            unit="img",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+        self._bar = progress_bar(
+            self.stage, total * images_per_epoch, done=first * images_per_epoch
         )
         with self._bar:
             for epoch in range(first, total):
