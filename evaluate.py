@@ -49,7 +49,10 @@ def main(config: EvaluateConfig) -> None:
             )
     # The last stage may have learned of clusters that splits have added.
     clusters = max((content["clusters"] for _, content in classifiers.values()), default=0)
-    cluster_names = {stage: load_cluster_names(files, clusters) for stage in classifiers}
+    # Of clusters that splits have added since, the classifiers know nothing.
+    cluster_names = {
+        stage: load_cluster_names(files, clusters).of_first(clusters) for stage in classifiers
+    }
 
     splits = {}
     for split in ("train", "test"):

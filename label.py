@@ -167,6 +167,8 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     from src_py.output.prediction import open_classifier
     from src_py.output.served_images import ServedImages
     from src_py.run.arrays import load_features
+    from src_py.run.claim import editing
+    from src_py.run.errors import UserError
     from src_py.run.hardware import choose_hardware
 
     files = config.files
@@ -174,8 +176,8 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     classifier = open_classifier(of_run.choose_classifier(files), hardware)
     settings = load_settings(files, config.data)
     images = open_mined(files, settings, hardware, config.loading)
-    names = of_run.load_cluster_names(files, classifier.model.heads.clusters)
-    said = Said(names, of_run.load_corrections(files, names))
+    clusters = classifier.model.heads.clusters
+    before = of_run.load_cluster_names(files, clusters)
     _, probabilities = classifier.of_run(files, images.loader)  # (N, C)
     predicted = probabilities.argmax(axis=1)
     facts = {
@@ -185,7 +187,14 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
         "predicted": predicted.tolist(),
     }
     features = load_features(files)
-    labelling = Labelling(files, images.names, predicted, features, said)
+    with editing(files):  # others may have written while the images were looked at
+        names = of_run.load_cluster_names(files, clusters)
+        if names.classifier != before.classifier:
+            raise UserError(
+                f"scan.py has trained run '{config.run}' again meanwhile: start label.py again"
+            )
+        said = Said(names, of_run.load_corrections(files, names))
+        labelling = Labelling(files, images.names, predicted, features, said)
     shown = ServedImages(images.names, settings.folder, images.loader, settings.ranges)
     return labelling, shown, facts
 

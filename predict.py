@@ -80,6 +80,10 @@ def main(config: PredictConfig) -> None:
         return
     skipped += list_left_out(config.paths, out)
     write_table(out / "skipped.csv", ("path", "reason"), skipped)
+    if earlier and not predictions:
+        print(f"{out / 'skipped.csv'}: {len(skipped)} files not read")
+        end_earlier_move(out, list(earlier.values()))
+        return
     if not predictions:
         told = none_readable(", ".join(map(str, config.paths)), skipped)
         raise UserError(f"{told}; all are listed in {out / 'skipped.csv'}")

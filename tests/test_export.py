@@ -274,6 +274,19 @@ def test_the_card_tells_the_evaluation(card, labelled):
     assert ("| ACC | 0.750 |" in text) == labelled
 
 
+def test_the_card_tells_the_scores_of_the_split_that_has_labels(card):
+    summary = SUMMARY | {"confident_fraction": 0.5}
+    scores = {"acc": 0.75, "nmi": 0.5, "ari": 0.25}
+    result = {
+        "label_free": {"train": {"scan": summary}, "test": {"scan": summary}},
+        "mapping": "hungarian",
+        "train": {},
+        "test": {"scan": scores},
+    }
+    write_record(card.files.evaluation, result)
+    assert "| ACC | 0.750 |" in card.text()
+
+
 def test_an_evaluation_of_an_older_checkpoint_is_left_out(card):
     write_record(card.files.evaluation, {"label_free": {"train": {"scan": SUMMARY}}})
     os.utime(card.files.evaluation, (0, 0))

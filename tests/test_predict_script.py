@@ -224,6 +224,15 @@ def test_a_killed_move_of_all_images_is_done_when_it_is_run_again(predict, tmp_p
     assert "no image file" in predict("--out", out, "--sort", "move", status=2).stderr
 
 
+def test_an_unreadable_file_does_not_keep_a_killed_move_from_its_end(predict, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    (photos / "zz.png").write_bytes(b"damaged")
+    killed_move(predict, tmp_path, KILL, LINK)
+    assert "predictions.csv holds all images" in predict("--out", out, "--sort", "move").stdout
+    assert not (out / ".moves.json").exists() and [p.name for p in photos.iterdir()] == ["zz.png"]
+    assert [row["path"] for row in read_csv(out / "skipped.csv")] == ["photos/zz.png"]
+
+
 def test_only_a_move_ends_a_killed_move(predict, tmp_path):
     photos, out = tmp_path / "photos", tmp_path / "out"
     killed_move(predict, tmp_path, KILL, LINK)

@@ -189,6 +189,33 @@ def test_a_moved_link_still_leads_to_its_file(tmp_path):
     assert real.exists() and not os.path.lexists(link)
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_link_that_is_moved_with_its_file_leads_to_the_new_place(
+    tmp_path, names, killed, monkeypatch
+):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    write(photos / f"{names[0]}.png", "real")
+    (photos / f"{names[1]}.png").symlink_to(f"{names[0]}.png")
+    predictions = [predicted(photos / "a.png"), predicted(photos / "b.png")]
+    if killed:  # between the two
+        placements = planned(predictions, out)
+        sorting.begin_moves(out, placements, predictions)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(sorting, "_rename", interrupt)
+            sorting.sort_files(placements, "move")
+        sorting.finish_moves(out)
+        sorting.end_moves(out)
+    else:
+        sort(predictions, out, "move")
+    assert tree(out) == {"cat/a.png": "real", "cat/b.png": "real"}
+    assert not list(photos.iterdir())
+
+
 def refuse(number):
     def refusing(*_):
         raise OSError(number, os.strerror(number))

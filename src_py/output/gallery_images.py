@@ -50,9 +50,6 @@ class GalleryImages:
         """
         from src_py.output.gallery_page import GalleryContent, write_gallery
 
-        # A group may have its name from any member: in the page it is that of the lowest.
-        named = [group for group in cluster_names.merge if cluster_names.names.keys() & set(group)]
-        adopted = {group[0]: cluster_names.name_of(group[0]) for group in named}
         content = GalleryContent(
             title=title,
             thumbnails=np.concatenate(self._thumbnails),
@@ -60,7 +57,7 @@ class GalleryImages:
             probabilities=np.concatenate(self._probabilities),
             features=np.concatenate(self._features),
             neighbors=neighbors,
-            cluster_names=cluster_names.names | adopted,
+            cluster_names=cluster_names.names,
             merged=[list(group) for group in cluster_names.merge],
             classifier=cluster_names.classifier,
             suggestions=cluster_names.suggestions,

@@ -23,6 +23,7 @@ from src_py.output.served_images import ServedImages
 from src_py.run.errors import UserError
 
 ADDRESS = "127.0.0.1"
+HTTP_PORT = 80
 LONGEST_NAME = 200  # letters
 LARGEST_BODY = 4 * 2**20  # bytes: the numbers of half a million images
 IDLE_SECONDS = 60  # after which a connection is given up
@@ -76,6 +77,8 @@ class LabelServer(ThreadingHTTPServer):
             reason = error.strerror or str(error)
             raise UserError(f"--port {port}: {reason}; choose another, or none") from None
         self.hosts = {f"{host}:{self.server_port}" for host in (ADDRESS, "localhost")}
+        if self.server_port == HTTP_PORT:  # which browsers leave out
+            self.hosts |= {ADDRESS, "localhost"}
         self.url = f"http://{ADDRESS}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:

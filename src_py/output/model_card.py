@@ -270,12 +270,13 @@ class ModelCard:
         ]
         parts = ["Without labels:", _table(("", *health), rows)]
         if "mapping" in result:
+            labelled = {split: result[split][self._stage] for split in health if result.get(split)}
             rows = [
-                (title, *(_score(result[split][self._stage][key]) for split in health))
+                (title, *(_score(scores[key]) for scores in labelled.values()))
                 for key, title in SCORES.items()
             ]
             mapping = f"Against labels, by {result['mapping']} mapping of clusters to classes:"
-            parts += [mapping, _table(("", *health), rows)]
+            parts += [mapping, _table(("", *labelled), rows)]
         return "\n\n".join(parts)
 
     def _evaluation(self) -> dict | None:

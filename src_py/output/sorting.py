@@ -9,8 +9,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from src_py.clusters.names import comparable
@@ -23,6 +25,7 @@ from src_py.run.files import read_record, write_record
 UNSURE = "unsure"  # the folder of images that no cluster is sure of
 MOVES_FILE = ".moves.json"  # in the folder of results, while images are moved
 LONGEST_NAME = 200  # bytes; file systems allow 255
+NO_PLACES: Mapping[str, str] = MappingProxyType({})
 # Names that Windows keeps for devices, with or without an extension.
 DEVICES = frozenset({"con", "prn", "aux", "nul"}) | {
     f"{port}{number}" for port in ("com", "lpt") for number in range(10)
@@ -113,7 +116,11 @@ def sort_files(placements: list[Placement], method: str) -> Outcome:
         method: 'copy', 'link' (symbolic, else hard, else a copy) or 'move'.
     """
     outcome = Outcome()
-    place = METHODS[method]
+    place: Callable[[Path, Path], None] = METHODS[method]
+    if method == "move":  # links first: they are to lead to where their files go
+        placements = sorted(placements, key=lambda each: not os.path.islink(each.source))
+        moves = [(each.source, each.target) for each in placements if not each.present]
+        place = partial(_move, new_places=_new_places(moves))
     _clear_parts(placement.target.parent for placement in placements)
     for placement in progress_bar(method, len(placements), placements):
         if placement.present:
@@ -162,10 +169,12 @@ def finish_moves(out: Path) -> list[Prediction]:
     """
     begun = _begun(out)
     others = set()
-    for source, target, *version in begun["moves"]:
+    moves = sorted(begun["moves"], key=lambda move: not os.path.islink(move[0]))
+    new_places = _new_places((source, target) for source, target, *_ in moves)
+    for source, target, *version in moves:
         same = _is_still(source, version)
         with contextlib.suppress(OSError):  # it may be sorted again
-            _finish_move(Path(source), Path(target), same)
+            _finish_move(Path(source), Path(target), same, new_places)
         if not same and os.path.lexists(source):
             others.add(source)
     rows = [Prediction(Path(path), *told) for path, *told in begun["predictions"]]
@@ -211,7 +220,16 @@ def _is_still(source: str, version: list[str]) -> bool:
     return version == [_version(source)]
 
 
-def _finish_move(source: Path, target: Path, same: bool) -> None:
+def _new_places(moves: Iterable[tuple[str | Path, str | Path]]) -> dict[str, str]:
+    """Where files go, by where they really are: links are left out."""
+    return {
+        os.path.realpath(source): os.path.abspath(target)
+        for source, target in moves
+        if not os.path.islink(source)
+    }
+
+
+def _finish_move(source: Path, target: Path, same: bool, new_places: Mapping[str, str]) -> None:
     """
     Args:
         same: the source is the image that was to be moved, and may be, unclassified.
@@ -221,7 +239,7 @@ def _finish_move(source: Path, target: Path, same: bool) -> None:
     if not os.path.lexists(target):
         if same:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _move(source, target)
+            _move(source, target, new_places)
     elif source.is_symlink() == target.is_symlink() and _same_image(source, target):
         source.unlink()
 
@@ -323,9 +341,14 @@ def _link(source: Path, target: Path) -> None:
     _copy(source, target)
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(source: Path, target: Path, new_places: Mapping[str, str] = NO_PLACES) -> None:
+    """
+    Args:
+        new_places: of files that are moved too, which a link is then to lead to.
+    """
     if source.is_symlink():  # which may be relative, and would then lead nowhere
-        target.symlink_to(source.resolve())
+        file = os.path.realpath(source)
+        target.symlink_to(new_places.get(file, file))
         _remove_moved(source, target)
         return
     try:

@@ -137,7 +137,7 @@ def headline_cells(methods: dict[str, Scores]) -> str:
     On the test split, or on the training split where there is no other.
     """
     scores = {
-        method: methods[method].get("test acc", methods[method]["train acc"])
+        method: methods[method].get("test acc") or methods[method]["train acc"]
         for method in ("kmeans", *CLASSIFIERS)
     }
     cells = [mean_and_spread(values) for values in scores.values()]

@@ -60,10 +60,13 @@ def measure(run: str, draws: int = DRAWS) -> dict:
     """Training ACC of the classifier alone, before and after, with one matching of both.
 
     Raises:
-        UserError: when the run is not finished, or its images have no labels.
+        UserError: when the run is not finished, its weights are not frozen, or its images have no
+            labels.
     """
     files = RunFiles(run)
     files.require(files.output("selflabel"), "selflabel")
+    if not load_clustering(files.output("selflabel"))[0].backbone.spec.frozen:
+        raise UserError(f"run '{run}': its features are not those that its classifier sees")
     settings, names = load_settings(files), read_rows(files)
     found = load_labels(settings.source, settings.folder, "train", names, True)
     if found is None:
