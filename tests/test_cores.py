@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from src_py.images import memory
 from src_py.run import cores as cores_module
 from src_py.run.cores import IdleCoreThreads, available_cores
 from src_py.run.hardware import choose_hardware
@@ -160,3 +161,11 @@ def test_processes_that_work_for_this_one_are_not_others():
     ended.set()
     worker.join()
     assert alive > 0.2 and cores_module._own_seconds() - before > 0.2
+
+
+@pytest.mark.parametrize(("told", "bytes_"), [("1000000\n", 10**6), ("max\n", None)])
+def test_a_container_has_as_much_memory_as_its_limit(monkeypatch, tmp_path, told, bytes_):
+    whole = memory.machine_memory()
+    monkeypatch.setattr(memory, "MEMORY_LIMIT", tmp_path / "memory.max")
+    memory.MEMORY_LIMIT.write_text(told)
+    assert memory.machine_memory() == (bytes_ or max(whole, memory.machine_memory()))

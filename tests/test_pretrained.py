@@ -191,6 +191,14 @@ BAD_FILES = {
     ),
     "empty": ({}, "among its 0 tensors"),
     "a list": ([1, 2], "among its 0 tensors"),
+    "numbers for names": ({0: torch.ones(2), 1: torch.ones(3)}, "among its 0 tensors"),
+    "volumes": (
+        {
+            "conv1.weight": torch.ones(64, 1, 7, 7, 7),
+            "layer1.0.conv1.weight": torch.ones(64, 64, 3, 3, 3),
+        },
+        "not of images in two dimensions",
+    ),
 }
 
 

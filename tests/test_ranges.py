@@ -1,6 +1,7 @@
 """Images whose numbers use a part of their type look as if they used all of it."""
 
 import csv
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from src_py.datasets import load_images
 from src_py.images.files import read_image, read_square
+from src_py.images.opening import UnreadableImage
 from src_py.images.ranges import (
     COLOUR,
     FLOAT,
@@ -90,6 +92,19 @@ def test_what_stands_for_no_value_does_not_count_and_is_dark(tmp_path, no_data):
     other = squares(save_all(tmp_path / "other", values, "tif"))
     assert (other[:, :5, :9] == 0).all()
     np.testing.assert_allclose(other[:, 6:], whole[:, 6:], atol=1)
+
+
+def test_images_without_any_value_leave_the_range_of_the_others(tmp_path):
+    def heights(picture: np.ndarray) -> np.ndarray:
+        return (picture * 300).astype(np.float32)
+
+    alone = squares(save_all(tmp_path / "alone", heights, "tif"))
+    folder = save_all(tmp_path / "mixed", heights, "tif")
+    for number in range(4):
+        Image.fromarray(np.full((24, 24), -9999, np.float32)).save(folder / f"x{number}.tif")
+    mixed = squares(folder)
+    np.testing.assert_array_equal(mixed[:10], alone)
+    assert (mixed[10:] == 0).all()
 
 
 def test_signed_heights_with_no_data(tmp_path):
@@ -184,6 +199,46 @@ def test_colour_in_16_bits_of_which_a_part_is_used(tmp_path, bits):
     loaded = load_images("folder", tmp_path, "train", 24, 3)
     assert loaded.ranges == {COLOUR: [0, highest]}
     assert loaded.facts["mode"].tolist() == ["RGB;16"]
+
+
+# --- what Pillow reads wrongly in 16 bits --------------------------------------------------------
+
+
+def deep_tiff(path: Path, planes: np.ndarray, photometric: int) -> Path:
+    """(P, H, W) in 16 bits, a plane after the other, which Pillow cannot write."""
+    count, height, width = planes.shape
+    size, begin = 2 * height * width, 8 + planes.size * 2
+    bits = struct.pack(f"<{count}H", *[16] * count)
+    starts = struct.pack(f"<{count}I", *(8 + size * plane for plane in range(count)))
+    sizes = struct.pack(f"<{count}I", *[size] * count)
+    places = [begin, begin + len(bits), begin + len(bits) + len(starts)]
+    if count == 1:
+        places = [16, 8, size]  # a single value stands in the tag itself
+    tags = [
+        *[(256, 3, 1, width), (257, 3, 1, height), (258, 3, count, places[0]), (259, 3, 1, 1)],
+        *[(262, 3, 1, photometric), (273, 4, count, places[1]), (277, 3, 1, count)],
+        *[(278, 3, 1, height), (279, 4, count, places[2]), (284, 3, 1, 2 if count > 1 else 1)],
+    ]
+    at = begin + len(bits + starts + sizes)
+    told = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    pixels = planes.astype("<u2").tobytes()
+    header = b"II*\0" + struct.pack("<I", at)
+    path.write_bytes(header + pixels + bits + starts + sizes + told + bytes(4))
+    return path
+
+
+def test_colours_of_16_bits_in_planes_are_refused(tmp_path):
+    planes = np.rint(np.stack([picture(seed) for seed in range(3)]) * 4095)
+    with pytest.raises(UnreadableImage, match="separate planes"):
+        read_image(deep_tiff(tmp_path / "x.tif", planes, photometric=2))
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_0_is_white_where_the_file_says_so(tmp_path, photometric):
+    values = np.rint(picture() * 65535)
+    path = deep_tiff(tmp_path / "x.tif", values[None], photometric)
+    seen = picture() if photometric else 1 - picture()
+    np.testing.assert_allclose(read_image(path, 1)[..., 0].astype(int), seen * 255, atol=1)
 
 
 # --- a run ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from src_py.images.folders import read_folder
 from src_py.images.loaders import StreamedImages, shuffled_batches
 from src_py.images.splits import split_folder
 from src_py.output.served_images import ServedImages
-from src_py.run.addresses import as_text, short_name
+from src_py.run.addresses import as_text, located, short_name
 from src_py.run.checkpoints import load_checkpoint
 from src_py.run.distributed import World
 from src_py.run.errors import UserError
@@ -307,6 +307,17 @@ def test_where_files_lie_is_read_once(monkeypatch):
 
 
 # --- addresses -----------------------------------------------------------------------------------
+
+
+def test_a_folder_whose_name_begins_like_a_home_is_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert located(Path("~nobody's photos")) == tmp_path / "~nobody's photos"
+    assert located(Path("~")) == Path.home()
+
+
+def test_a_link_to_itself_is_a_place_that_is_not_there(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert not located(tmp_path / "loop").exists()
 
 
 @pytest.fixture

@@ -21,12 +21,15 @@ CHUNKS_AHEAD = 64  # that wait for a slow user, beside two for each thread
 
 
 def decode_in_threads(
-    decode: Callable[[Item], Decoded], items: Sequence[Item]
+    decode: Callable[[Item], Decoded], items: Sequence[Item], cores: int | None = None
 ) -> Generator[Decoded | str, None, None]:
     """What `decode` makes of each item, in order, or why it says that a file is unreadable.
 
-    One thread per available core for photos, which Pillow decodes without the GIL. Tiny images
-    spend most of their time holding it, and more threads only take it from one another.
+    One thread per core for photos, which Pillow decodes without the GIL. Tiny images spend most of
+    their time holding it, and more threads only take it from one another.
+
+    Args:
+        cores: that may be used; None: those that are available.
     """
     least = float("inf")
     for item in items[:TRIED]:
@@ -35,7 +38,7 @@ def decode_in_threads(
         least = min(least, time.perf_counter() - started)
         yield result
     items = items[TRIED:]
-    threads = max(1, min(available_cores(), int(least / PYTHON_SECONDS))) if items else 1
+    threads = max(1, min(cores or available_cores(), int(least / PYTHON_SECONDS))) if items else 1
 
     def decode_chunk(chunk: Sequence[Item]) -> list[Decoded | str]:
         return [_result_or_reason(decode, item) for item in chunk]

@@ -14,7 +14,17 @@ from PIL import Image
 from PIL.ImageFile import ImageFile, _Tile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from src_py.images.ranges import COLOUR, DEEP_RGB, ChooseRange, no_values, sort_of, to_8_bit
+from src_py.images.opening import Damaged
+from src_py.images.ranges import (
+    COLOUR,
+    DEEP_RGB,
+    INTEGER,
+    ChooseRange,
+    is_known,
+    no_values,
+    sort_of,
+    to_8_bit,
+)
 
 MOST_LOOKED_AT = 2**20  # pixels of an image, by which its range is found
 DEEP_COLOURS = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow's names of what a file holds, less order
@@ -22,6 +32,8 @@ NATIVE = "L" if sys.byteorder == "little" else "B"
 OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if NATIVE == "L" else "L"}
 BITS_PER_SAMPLE, SAMPLE_FORMAT, NO_VALUE = 258, 339, 42113  # TIFF's tags; the last is GDAL's
 UNSIGNED = 1  # as SAMPLE_FORMAT
+PLANES, SEPARATE = 284, 2  # the tag, and what it says of a plane for each colour
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px
 
@@ -38,7 +50,9 @@ class DeepImage:
     def __init__(self, image: ImageFile) -> None:
         self._image = image
         self._lower: Image.Image | None = None
+        _refuse_deep_planes(image)
         self._unsigned = _is_unsigned_32_bit(image)
+        self._inverted = _is_white_zero(image)
         self._declared = _declared_no_value(image)
         self.mode = image.mode
         tiles = _tiles_of_bytes(image)
@@ -78,8 +92,11 @@ class DeepImage:
 
     def part(self, box: Box) -> Image.Image:
         """A part of the image in 8 bits a channel, without transparency's effect."""
-        grey = Image.fromarray(to_8_bit(self._values(box), self._range, self._unknown))
-        image = self._image
+        values, image = self._values(box), self._image
+        seen = to_8_bit(values, self._range, self._unknown)
+        if self._inverted:
+            seen = np.where(is_known(values, self._unknown), 255 - seen, 0).astype(np.uint8)
+        grey = Image.fromarray(seen)
         if grey.mode == "RGB" and image.mode == "RGBA":
             grey.putalpha(image.getchannel("A").crop(box))
         return grey
@@ -108,6 +125,24 @@ def _tiles_of_bytes(image: ImageFile) -> tuple[list[_Tile], list[_Tile]] | None:
         upper.append(tile._replace(codec_name=codec, args=arguments))
         lower.append(tile._replace(codec_name=codec, args=other))
     return (upper, lower) if upper else None
+
+
+def _refuse_deep_planes(image: ImageFile) -> None:
+    """
+    Raises:
+        Damaged: for colours in 16 bits, a plane after the other, which Pillow reads wrongly.
+    """
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PLANES) == SEPARATE:
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        if len(bits) > 1 and max(bits) > 8:
+            raise Damaged("16-bit colours in separate planes cannot be read: save them interleaved")
+
+
+def _is_white_zero(image: ImageFile) -> bool:
+    """Whether a TIFF says that 0 is white, which Pillow heeds in 8 bits alone."""
+    if not isinstance(image, TiffImageFile) or sort_of(image.mode) != INTEGER:
+        return False
+    return image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
 
 
 def _is_unsigned_32_bit(image: ImageFile) -> bool:

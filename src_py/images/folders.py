@@ -27,8 +27,10 @@ from src_py.images.statistics import histogram, mean_std_of_histogram
 from src_py.run import records
 from src_py.run.arrays import load_array
 from src_py.run.bars import progress_bar
+from src_py.run.cores import available_cores
 from src_py.run.errors import UserError
 from src_py.run.files import read_record, write_record
+from src_py.run.launch import launched_as
 from src_py.run.writing import quick_digest, scratch_array, write_array
 
 THUMBNAIL_SIZE = 8  # px
@@ -145,7 +147,8 @@ def _read_files(
         return histogram(torch.from_numpy(np.ascontiguousarray(pixels))[None])
 
     def read_rows(rows: Sequence[int], description: str) -> Iterator[tuple[int, Any]]:
-        reading = decode_in_threads(read, rows)
+        # Other processes of this machine wait for the first one, and then have what it has read.
+        reading = decode_in_threads(read, rows, launched_as().local_size * available_cores())
         progress = progress_bar(description, len(rows), reading, hidden=not show)
         return zip(rows, progress, strict=True)
 

@@ -1,7 +1,8 @@
 """Kinds of files: which are read as images, and what the others are, by extension and first bytes.
 
 The list of formats is closed: Pillow's other plugins include some that run outside programs (EPS).
-An image under a wrong extension, or under none, is still read, as long as it is one of these.
+An image under the extension of another format, or under none, is still read, as long as it is one
+of these.
 """
 
 import functools

@@ -3,18 +3,23 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 
 SHARE = 1 / 8  # of the machine's memory, within the two bounds
 FEWEST, MOST = 2**28, 2**31  # bytes
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, of a container
 UNKNOWN_MEMORY = 8 * 2**30  # bytes, assumed where the system does not tell
 
 
 def machine_memory() -> int:
-    """Bytes."""
+    """Bytes, of a container those that it may use."""
     if not hasattr(os, "sysconf"):  # Windows
         return UNKNOWN_MEMORY
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # none is told, or "max"
+        memory = min(memory, int(MEMORY_LIMIT.read_text(encoding="ascii")))
+    return memory
 
 
 class ByteBudget:

@@ -102,10 +102,13 @@ def extent_of(values: np.ndarray) -> Range | None:
     known = values[is_known(values, no_values(values))].astype(np.float64)
     if not known.size:
         return None
+    low, high = known.min(), known.max()
+    if low == high and (low in NO_VALUES or abs(low) >= HUGE):  # nothing else is there
+        return None
     dropped = math.ceil(known.size * PIXELS_DROPPED) if known.size >= FEWEST_PIXELS else 0
     ordered = np.partition(known, (dropped, known.size - 1 - dropped))
     inner = float(ordered[dropped]), float(ordered[known.size - 1 - dropped])
-    return _without_strays((float(known.min()), float(known.max())), inner, inner[1] - inner[0])
+    return _without_strays((float(low), float(high)), inner, inner[1] - inner[0])
 
 
 def no_values(values: np.ndarray) -> list[float]:

@@ -38,7 +38,9 @@ from src_py.images.seen import read_rows
 from src_py.images.splits import (
     describe_classes,
     folder_files,
+    joined,
     split_folder,
+    text_digest,
     what_is_left_out,
 )
 from src_py.images.statistics import measure_mean_std
@@ -210,10 +212,15 @@ def open_split(
             ranges=settings.ranges,
             classes=settings.classes,
         )
+    _require_same_for_all(found, split, hardware)
     if found is None:
         return None
-    if found.lost and hardware.world.is_first:
-        _tell_lost(files, found, split)
+    if hardware.world.is_first:
+        lost = dict(found.lost)
+        _tell_missing(files, lost, f"of the {split} split that were read before cannot be any more")
+        if split != "train":  # whose the first stage has told
+            unread = {name: reason for name, reason in found.skipped if name not in lost}
+            _tell_missing(files, unread, f"of the {split} split cannot be read")
     if found.images is not None:
         resident = ResidentImages(found.images, hardware.device, hardware.world)
         return OpenedImages(resident, found)
@@ -221,6 +228,20 @@ def open_split(
     paths = Paths(root, Names.of(found.names))
     streamed = StreamedImages(paths, *shape, hardware.device, found.ranges, hardware.world)
     return OpenedImages(streamed, found)
+
+
+def _require_same_for_all(found: ImageSet | None, split: str, hardware: Hardware) -> None:
+    """
+    Raises:
+        UserError: when the processes do not see the same images.
+    """
+    if hardware.world.size > 1:
+        seen = None if found is None else text_digest(joined("\n", found.names))
+        if len(set(hardware.world.gathered([seen]))) > 1:
+            raise UserError(
+                f"the processes do not see the same images in the {split} split: all of them need "
+                f"one folder, and nothing may be added to it while they read"
+            )
 
 
 def require_enough_images(images: int, clusters: int) -> None:
@@ -342,16 +363,22 @@ def _report_files(files: RunFiles, root: Path, read: ImageSet, facts: np.ndarray
         print(f"images: {line}")
 
 
-def _tell_lost(files: RunFiles, found: ImageSet, split: str) -> None:
-    """Says which images a later stage does without, and adds them to the table."""
-    name, reason = found.lost[0]
-    print(
-        f"images: {len(found.lost)} of the {split} split that were read before cannot be any more "
-        f"(the first, {name}: {reason}); listed in {files.skipped}",
-        flush=True,
-    )
-    listed = dict(_read_skipped(files.skipped)) | dict(found.lost)
-    write_table(files.skipped, ("path", "reason"), listed.items())
+def _tell_missing(files: RunFiles, missing: dict[str, str], what: str) -> None:
+    """Says which images a later stage does without, and adds them to the table.
+
+    Args:
+        missing: reasons, by the images' names.
+    """
+    if not missing:
+        return
+    name, reason = next(iter(missing.items()))
+    listed = dict(_read_skipped(files.skipped)) | missing
+    where = f"; listed in {files.skipped}"
+    try:
+        write_table(files.skipped, ("path", "reason"), listed.items())
+    except OSError:  # evaluate.py also tells its scores where it cannot write
+        where = ""
+    print(f"images: {len(missing)} {what} (the first, {name}: {reason}){where}", flush=True)
 
 
 def _read_skipped(path: Path) -> Skipped:

@@ -170,5 +170,8 @@ def text_digest(parts: Iterable[str]) -> str:
     """SHA-256 in hexadecimal digits of a text in parts; of names in whatever encoding."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode("utf-8", "surrogateescape"))
+        try:
+            digest.update(part.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:  # a name of Windows with half a pair
+            digest.update(part.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

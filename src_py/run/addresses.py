@@ -8,6 +8,7 @@ s3:/bucket/photos.tar there; and braces are a folder, that of the shards which t
 Nothing here imports torch, so that `--help` and wrong options are answered at once.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,12 @@ def real(path: Path) -> Path:
 
 def located(path: Path) -> Path:
     """A path that means the same wherever the program is started."""
-    return path if is_address(path) else path.expanduser().resolve()
+    return path if is_address(path) else Path(os.path.realpath(at_home(path)))
+
+
+def at_home(path: Path | str) -> Path:
+    """A path whose ~ is the home it stands for; where it stands for none, the path as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def as_text(path: Path) -> str:

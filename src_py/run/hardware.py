@@ -115,9 +115,9 @@ def choose_hardware(device: str) -> Hardware:
 
 
 def _take_its_share(device: str, launch: Launch) -> None:
-    """Of the machine's devices, or of its cores, of which torchrun gives every process one."""
+    """Of the machine's devices, and of its cores, of which torchrun gives every process one."""
+    torch.set_num_threads(available_cores())
     if device == "cpu":
-        torch.set_num_threads(available_cores())
         return
     there = torch.cuda.device_count()
     if launch.local_rank >= there:

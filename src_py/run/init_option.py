@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.weights import WEIGHTS, NamedWeights
+from src_py.run.addresses import at_home
 from src_py.run.errors import UserError
 
 TIMM_PREFIX = "timm:"
@@ -38,7 +39,7 @@ def parse_init(typed: str) -> InitOption:
     Raises:
         UserError: when it is neither a known name nor a file, or its package is not installed.
     """
-    if typed in WEIGHTS or not Path(typed).expanduser().is_file():
+    if typed in WEIGHTS or not at_home(typed).is_file():
         network, mark, given = typed.partition(FILE_MARK)
         if network in WEIGHTS or network.startswith(TIMM_PREFIX):
             return _of_network(typed, network, _given_file(typed, given) if mark else None)
@@ -46,7 +47,7 @@ def parse_init(typed: str) -> InitOption:
         raise UserError(
             f"--init {typed}: not a file, nor one of {known}, nor timm:NAME, nor NAME@FILE"
         )
-    return InitOption(typed, "", "", Path(typed).expanduser())
+    return InitOption(typed, "", "", at_home(typed))
 
 
 def _of_network(typed: str, network: str, file: Path | None) -> InitOption:
@@ -63,7 +64,7 @@ def _of_network(typed: str, network: str, file: Path | None) -> InitOption:
 
 
 def _given_file(typed: str, given: str) -> Path:
-    file = Path(given).expanduser()
+    file = at_home(given)
     if not file.is_file():
         raise UserError(f"--init {typed}: no such file: {given or '(nothing after @)'}")
     return file

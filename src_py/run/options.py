@@ -26,7 +26,7 @@ from configs.presets import (
     PRESETS,
     SMALL_GREY_PRESET,
 )
-from src_py.run.addresses import located, short_name
+from src_py.run.addresses import at_home, located, short_name
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.files import DOWNLOAD_FOLDER, FREE_OPTIONS, RunFiles
 from src_py.run.launch import is_left_alone, launched_as
@@ -304,7 +304,7 @@ def _preset_of(folder: str | None, is_told: bool) -> str:
         return DEFAULT_PRESET
     from src_py.images.small_grey import are_small_and_grey
 
-    if not are_small_and_grey(Path(folder).expanduser()):
+    if not are_small_and_grey(at_home(folder)):
         return FOLDER_PRESET
     if is_told:
         print(

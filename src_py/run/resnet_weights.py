@@ -96,6 +96,8 @@ def has_small_stem(state: dict[str, Tensor]) -> bool:
 
 def _describe(init: str, state: dict[str, Tensor], channels: int, frozen: bool) -> BackboneSpec:
     """The ResNet that a state dict is of, by its names and shapes."""
+    if state[STEM].dim() != 4:
+        raise UserError(f"--init {init}: {STEM} is not of images in two dimensions")
     width, of_images, _, kernel = state[STEM].shape
     if kernel not in (3, 7):
         raise UserError(f"--init {init}: {STEM} is {kernel} px wide, expected 3 or 7")

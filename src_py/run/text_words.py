@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from configs.weights import WEIGHTS, TextTower
+from src_py.run.addresses import at_home
 from src_py.run.errors import UserError, first_line
 from src_py.run.init_option import InitOption
 from src_py.run.vocabulary import Vocabulary
@@ -61,7 +62,7 @@ def read_words(path: Path) -> tuple[str, ...]:
         UserError: when it is missing, no text, or of fewer than two words.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = at_home(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"--words {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -121,7 +121,8 @@ def _unwrap(content: object) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         return {}
     inner = next((content[k] for k in CONTAINERS if isinstance(content.get(k), dict)), content)
-    return {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+    tensors = ((name, value) for name, value in inner.items() if isinstance(value, Tensor))
+    return {name: value for name, value in tensors if isinstance(name, str)}
 
 
 def _by_part(names: Iterable[str]) -> str:
