@@ -77,7 +77,7 @@ class ClusterHeads(nn.Module):
         device = features.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return self.forward(features.float())
+                return self.forward(features.float() if features.itemsize == 2 else features)
         logits = self.linear(self.space(features))
         return logits.unflatten(1, (self.heads, self.clusters)).movedim(1, 0)
 

@@ -14,7 +14,6 @@ from PIL import Image
 from PIL.ImageFile import ImageFile, _Tile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from src_py.images.opening import Damaged
 from src_py.images.ranges import (
     COLOUR,
     DEEP_RGB,
@@ -50,7 +49,6 @@ class DeepImage:
     def __init__(self, image: ImageFile) -> None:
         self._image = image
         self._lower: Image.Image | None = None
-        _refuse_deep_planes(image)
         self._unsigned = _is_unsigned_32_bit(image)
         self._inverted = _is_white_zero(image)
         self._declared = _declared_no_value(image)
@@ -127,15 +125,12 @@ def _tiles_of_bytes(image: ImageFile) -> tuple[list[_Tile], list[_Tile]] | None:
     return (upper, lower) if upper else None
 
 
-def _refuse_deep_planes(image: ImageFile) -> None:
-    """
-    Raises:
-        Damaged: for colours in 16 bits, a plane after the other, which Pillow reads wrongly.
-    """
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(PLANES) == SEPARATE:
-        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
-        if len(bits) > 1 and max(bits) > 8:
-            raise Damaged("16-bit colours in separate planes cannot be read: save them interleaved")
+def has_deep_planes(image: ImageFile) -> bool:
+    """Whether colours in 16 bits stand a plane after the other, which Pillow reads wrongly."""
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(PLANES) != SEPARATE:
+        return False
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+    return len(bits) > 1 and max(bits) > 8
 
 
 def _is_white_zero(image: ImageFile) -> bool:

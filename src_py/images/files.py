@@ -11,10 +11,11 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from src_py.images.deep import Box, DeepImage
+from src_py.images.deep import Box, DeepImage, has_deep_planes
 from src_py.images.memory import ByteBudget, decoding_limit
 from src_py.images.opening import (
     PIXEL_LIMIT,
+    Damaged,
     TooManyPixels,
     load_pixels,
     use_image,
@@ -142,6 +143,8 @@ def _decode(
     mode = "L" if channels == 1 else "RGB"
 
     def use(image: ImageFile) -> tuple[Image.Image, ImageHeader]:
+        if has_deep_planes(image):
+            raise Damaged("16-bit colours in separate planes cannot be read: save them interleaved")
         deep = DeepImage(image)
         header = ImageHeader(*image.size, deep.mode)
         _draft(image, at_least)
