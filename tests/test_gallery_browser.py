@@ -121,6 +121,18 @@ def test_known_labels_are_there_from_the_start(browser, tmp_path):
     assert browser.complaints() == []
 
 
+def test_undoing_a_merge_of_before_gives_the_name_back(browser, tmp_path):
+    path = tmp_path / "gallery.html"
+    write_gallery(path, make_content(cluster_names={2: "dog"}, merged=[[0, 2]]))
+    browser.open(path.as_uri())
+    assert browser.run(LABELS)["names"] == {"0": "dog"}
+    assert [value_of(browser, cluster) for cluster in (0, 2)] == ["dog", "dog"]
+    browser.click("#groups button")
+    assert [value_of(browser, cluster) for cluster in (0, 2)] == ["", "dog"]
+    assert browser.run(LABELS)["names"] == {"2": "dog"}
+    assert browser.complaints() == []
+
+
 def test_labels_json_is_downloaded(page, tmp_path):
     page.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.type(name_box(2), "dog")
