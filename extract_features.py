@@ -120,14 +120,12 @@ def search(
         dim = projection_head(searched[:1]).shape[1]
         searched = in_blocks(projection_head, searched, dim, scratch)  # (N, 128)
     compared = condition(searched, config.components, scratch).numpy()
-    threads = torch.get_num_threads()
-    if world.size > 1:  # the other processes of the machine wait as long
-        threads = launched_as().local_size * available_cores()
+    share = launched_as().local_size  # of the cores, as long as the other processes wait
     neighbors = Neighbors(mining.array("neighbors"), mining.array("similarity"))
     find_neighbors(
         with_directions(compared, scratch),
         config.neighbors,
-        threads=threads,
+        threads=share * available_cores() if world.size > 1 else None,
         found=neighbors,
         folder=scratch,
         say=print,

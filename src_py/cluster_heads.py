@@ -11,7 +11,7 @@ from torch import Tensor
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
 from src_py.clusters.health import ClusterCounts
-from src_py.clusters.kmeans import kmeans_centers, sample_size
+from src_py.clusters.kmeans import kmeans_centers, sample_of
 from src_py.feature_space import BLOCK, fitted_space
 from src_py.images.loaders import number_of_batches, shuffled_batches
 from src_py.losses import ScanLoss, self_label_loss
@@ -45,9 +45,7 @@ def start_at_prototypes(heads: ClusterHeads, features: Tensor, seed: int) -> Non
     shift = features.mean(dim=0)
     squares = [(block - shift).square().sum(dim=1) for block in features.split(BLOCK)]
     scale = torch.cat(squares).mean().sqrt().clamp(min=1e-6)
-    random = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(features), generator=random)[: sample_size(heads.clusters)]
-    sample = rows.to(features.device)
+    sample = sample_of(len(features), heads.clusters, seed).to(features.device)
     points = ((features[sample] - shift) / scale).cpu().numpy()
     weight = heads.linear.weight.unflatten(0, (heads.heads, heads.clusters))
     bias = heads.linear.bias.unflatten(0, (heads.heads, heads.clusters))

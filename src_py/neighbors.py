@@ -9,7 +9,6 @@ very rows. What that takes on two cores is in docs/speed.md.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import torch
 from src_py.mining.inverted_lists import FEWEST_PER_CENTROID, InvertedLists, Workspace
 from src_py.mining.ranking import cosine_similarity, rank
 from src_py.run.bars import progress_bar
+from src_py.run.cores import working_threads
 from src_py.run.distributed import ALONE, World
 from src_py.run.errors import UserError
 from src_py.run.writing import scratch_array
@@ -153,7 +153,7 @@ def find_neighbors(
 
     Args:
         features: (N, D), any length of rows.
-        threads: that work, None for torch's and faiss's defaults.
+        threads: that work, None for as many as torch has.
         exact: True compares all pairs; False searches lists, unless the rows are very few; None is
             True up to 100,000 rows, False above.
         found: what an interrupted search has found: the rest of it is found, and put there.
@@ -177,7 +177,7 @@ def find_neighbors(
     if exact is None:
         exact = rows <= LARGEST_EXACT
     plan = None
-    with _working(threads):
+    with working_threads(threads):
         if not exact and rows >= 4 * NARROWEST * FEWEST_PER_CENTROID:
             lists = InvertedLists.of(lambda some: l2_normalize(features[some]), rows, folder)
             plan = _plan(lists, found, wanted, say)
@@ -186,7 +186,7 @@ def find_neighbors(
             _search_all(features, found, wanted, folder)
     if plan is not None:
         alone = threads if world.size == 1 else None  # others have their share of the cores
-        with _working(alone), progress_bar("neighbors", plan.rows) as bar:
+        with working_threads(alone), progress_bar("neighbors", plan.rows) as bar:
             for some, indices, similarity in _answers(lists, plan, world):
                 found.put(some, indices, similarity)
                 bar.update(len(some))
@@ -245,22 +245,6 @@ def _require_no_rows(bad: np.ndarray, what: str) -> None:
             f"{np.count_nonzero(bad)} of {len(bad)} feature rows {what}, "
             f"the first is row {int(bad.argmax())}"
         )
-
-
-@contextmanager
-def _working(threads: int | None) -> Iterator[None]:
-    """faiss and torch keep their numbers of threads in globals: set them, and put them back."""
-    import faiss
-
-    before = faiss.omp_get_max_threads(), torch.get_num_threads()
-    if threads:
-        faiss.omp_set_num_threads(threads)
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before[0])
-        torch.set_num_threads(before[1])
 
 
 def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarray:

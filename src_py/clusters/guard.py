@@ -26,7 +26,7 @@ from configs.config_selflabel import SelfLabelConfig
 from src_py.augmentation import Augmentation
 from src_py.backbones import Backbone
 from src_py.clusters.calibration import fit_temperature
-from src_py.clusters.kmeans import kmeans_centers, sample_size
+from src_py.clusters.kmeans import kmeans_centers, sample_of
 from src_py.feature_space import BLOCK, gathered
 from src_py.images.loaders import ImageLoader
 from src_py.inference import all_logits, infer, outputs_of
@@ -189,9 +189,7 @@ def kmeans_head(
         neighbors: (N, k) int64.
         scratch: see StoredFeatures.
     """
-    random = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(features), generator=random)[: sample_size(clusters)]
-    sample = rows.to(features.device)
+    sample = sample_of(len(features), clusters, seed).to(features.device)
     points = F.normalize(features[sample], dim=1)
     found = kmeans_centers(points.cpu().numpy(), clusters, seed, KMEANS_ITERATIONS, KMEANS_STARTS)
     centers = torch.from_numpy(found).to(points)  # (C, D)

@@ -2,14 +2,18 @@
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from src_py.run.cores import working_threads
 
 SAMPLE = 20_000  # rows that k-means sees; its prototypes hardly move with more
 FEWEST_POINTS = 2  # for each of many clusters
 
 
-def sample_size(clusters: int) -> int:
-    """How many rows k-means is to see, at most."""
-    return max(SAMPLE, FEWEST_POINTS * clusters)
+def sample_of(rows: int, clusters: int, seed: int) -> Tensor:
+    """(M,) int64: those of so many rows that k-means is to see, in random order."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.randperm(rows, generator=random)[: max(SAMPLE, FEWEST_POINTS * clusters)]
 
 
 def kmeans_centers(
@@ -17,8 +21,6 @@ def kmeans_centers(
 ) -> np.ndarray:
     """(C, D) float32 centers of the points (M, D), the best of `starts`."""
     import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())  # which are those of idle cores
 
     kmeans = faiss.Kmeans(
         points.shape[1],
@@ -29,6 +31,7 @@ def kmeans_centers(
         min_points_per_centroid=1,
         max_points_per_centroid=max(1, len(points)),
     )
-    kmeans.train(np.ascontiguousarray(points))
+    with working_threads():
+        kmeans.train(np.ascontiguousarray(points))
     assert kmeans.centroids is not None, "train() has set them"
     return kmeans.centroids

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from src_py.clusters.names import comparable
@@ -25,7 +24,6 @@ from src_py.run.files import read_record, write_record
 UNSURE = "unsure"  # the folder of images that no cluster is sure of
 MOVES_FILE = ".moves.json"  # in the folder of results, while images are moved
 LONGEST_NAME = 200  # bytes; file systems allow 255
-NO_PLACES: Mapping[str, str] = MappingProxyType({})
 # Names that Windows keeps for devices, with or without an extension.
 DEVICES = frozenset({"con", "prn", "aux", "nul"}) | {
     f"{port}{number}" for port in ("com", "lpt") for number in range(10)
@@ -116,11 +114,12 @@ def sort_files(placements: list[Placement], method: str) -> Outcome:
         method: 'copy', 'link' (symbolic, else hard, else a copy) or 'move'.
     """
     outcome = Outcome()
-    place: Callable[[Path, Path], None] = METHODS[method]
     if method == "move":  # links first: they are to lead to where their files go
         placements = sorted(placements, key=lambda each: not os.path.islink(each.source))
         moves = [(each.source, each.target) for each in placements if not each.present]
-        place = partial(_move, new_places=_new_places(moves))
+        place: Callable[[Path, Path], None] = partial(_move, new_places=_new_places(moves))
+    else:
+        place = _copy if method == "copy" else _link
     _clear_parts(placement.target.parent for placement in placements)
     for placement in progress_bar(method, len(placements), placements):
         if placement.present:
@@ -341,7 +340,7 @@ def _link(source: Path, target: Path) -> None:
     _copy(source, target)
 
 
-def _move(source: Path, target: Path, new_places: Mapping[str, str] = NO_PLACES) -> None:
+def _move(source: Path, target: Path, new_places: Mapping[str, str]) -> None:
     """
     Args:
         new_places: of files that are moved too, which a link is then to lead to.
@@ -391,6 +390,3 @@ def _remove_moved(source: Path, target: Path) -> None:
         if os.path.lexists(source):
             target.unlink()
         raise
-
-
-METHODS: dict[str, Callable[[Path, Path], None]] = {"copy": _copy, "link": _link, "move": _move}

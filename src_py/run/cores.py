@@ -7,6 +7,8 @@ one thread 19 (16 px, width 16; Linux 6.18, torch 2.13).
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -70,6 +72,26 @@ class IdleCoreThreads:
             f"cpu: other programs leave {idle:.1f} of {self._cores} cores; threads from here on: "
             f"{threads} (OMP_NUM_THREADS sets another number)"
         )
+
+
+@contextmanager
+def working_threads(threads: int | None = None) -> Iterator[None]:
+    """faiss and torch keep their numbers of threads in globals: sets them, and puts them back.
+
+    Args:
+        threads: None for as many as torch has, which are those of idle cores.
+    """
+    import faiss
+
+    before = faiss.omp_get_max_threads(), torch.get_num_threads()
+    threads = threads or before[1]
+    faiss.omp_set_num_threads(threads)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before[0])
+        torch.set_num_threads(before[1])
 
 
 def others_seconds() -> float | None:

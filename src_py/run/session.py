@@ -154,8 +154,10 @@ class TrainingSession(TrainingStage):
                 self._sums, self._columns, self._steps, self._images = {}, {}, 0, 0
                 yield epoch
                 wait_for(self.hardware.device)
-                self._close_epoch(epoch, time.monotonic() - started)
-                if self.time_used >= 1 and epoch + 1 < total:
+                is_over = self.time_used >= 1
+                is_last = is_over or epoch + 1 == total
+                self._close_epoch(epoch, time.monotonic() - started, is_last)
+                if is_over and epoch + 1 < total:
                     self.say(f"{self.stage}: the time is up after {epoch + 1} of {total} epochs")
                     return
                 if time.monotonic() - stored_at >= self._store_every and epoch + 1 < total:
@@ -229,7 +231,7 @@ class TrainingSession(TrainingStage):
             self._kept.begin(**told)
         self.say(f"{self.stage}: {self.hardware}\n{_describe(self._options)}")
 
-    def _close_epoch(self, epoch: int, seconds: float) -> None:
+    def _close_epoch(self, epoch: int, seconds: float, is_last: bool) -> None:
         means = {name: self.mean(name) for name in self._sums}
         if not all(torch.isfinite(torch.tensor(value)) for value in means.values()):
             raise UserError(
@@ -241,7 +243,6 @@ class TrainingSession(TrainingStage):
         row |= {"images_per_second": round(self._images / seconds, 1), "seconds": round(seconds, 3)}
         self.history.append(row)
         # All rows are written each time: with thousands of short epochs, not after each of them.
-        is_last = self.time_used >= 1 or epoch + 1 == self._epochs
         if self._writes and (is_last or time.monotonic() - self._logged >= LOG_EVERY):
             rows = [tuple(past.values()) for past in self.history]
             write_table(self.files.log(self.stage), tuple(row), rows)
