@@ -53,6 +53,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "temperature": (0.001, 1000),
     "threshold": (0, BELOW_ONE),
     "unsure": (0, BELOW_ONE),
+    "view_side": (0.1, 1),
     "views": (1, 100),
     "warmup_epochs": (0, 10**6),
     "weight_decay": (0, 1e12),

@@ -10,8 +10,11 @@ from src_py.run.errors import UserError
 class MoCoConfig(SimCLRConfig):
     queue_size: int = 4096  # keys of earlier batches that serve as negatives; at most the images
     target_decay: float = 0.99  # of the moving average of the weights that makes the keys
+    views: int | None = 2  # random views of each image in a step; no others are possible
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init is not None:
             raise UserError("--init: is an option of simclr.py; run python simclr.py instead")
+        if self.views != 2:
+            raise UserError("--views: is an option of simclr.py; MoCo has two")

@@ -8,12 +8,15 @@ from configs.base_config import TrainingConfig
 from src_py.augmentation import SIMCLR_VIEW, Augmentation
 from src_py.run.errors import UserError
 
+SMALLEST_VIEW = 4  # px
+
 
 @dataclass(frozen=True)
 class SimCLRConfig(TrainingConfig):
     epochs: int = 500  # passes over the images
-    batch_size: int = 512  # images a step, two views of each
-    learning_rate: float = 0.4  # peak, for a batch of 512; in proportion to the actual batch
+    batch_size: int = 512  # images a step, some views of each
+    learning_rate: float = 0.4
+    """peak, for two views of 512 images; in proportion to the views of a step"""
     weight_decay: float = 1e-4  # L2 penalty
     optimizer: Literal["auto", "sgd", "muon"] = "auto"
     """the paper's, or one whose steps are as large in all directions of a weight matrix, which
@@ -21,6 +24,11 @@ class SimCLRConfig(TrainingConfig):
     momentum: float = 0.9  # of SGD; with muon, of biases and batch norms
     warmup_epochs: int = 0  # of linear rise to the peak, before the cosine; at most half of all
     temperature: float = 0.1  # of NT-Xent
+    views: int | None = None
+    """random views of each image in a step (default: 2, as published; 4 where they are crops, for
+    the compact network unless --recipe paper)"""
+    view_side: float | None = None
+    """side of a view, as a share of the image's (default: 1; 2/3 where the default is 4 views)"""
     backbone: Literal["auto", "resnet18", "resnet50", "compact"] = "auto"
     """the network: the paper's, its deeper one for ImageNet, or a compact one that learns small
     images in a fraction of the time; auto: compact on a CPU for images of up to 64 px, unless
@@ -48,7 +56,23 @@ class SimCLRConfig(TrainingConfig):
         super().__post_init__()
         if self.fine_tune and self.init is None:
             raise UserError("--fine-tune: needs weights to start from: add --init")
+        if self.views is not None and self.views < 2:
+            raise UserError(f"--views {self.views}: must be at least 2")
+        if self.init is not None and self.view_side not in (None, 1.0):
+            raise UserError("--view-side: weights of --init see views as large as the images")
         if self.words is not None and (self.init is None or self.fine_tune):
             raise UserError(
                 "--words: needs weights that know text and stay: --init clip or siglip2"
             )
+
+    @property
+    def views_of_image(self) -> int:
+        return self.views or 2
+
+    def view_size(self, image_size: int) -> int:
+        """Side of a random view, px.
+
+        Args:
+            image_size: side of the image, px.
+        """
+        return max(SMALLEST_VIEW, round((self.view_side or 1.0) * image_size))

@@ -5,6 +5,7 @@ float64. Nothing here copies a value to the host, so no loss makes an accelerato
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,31 +30,42 @@ class SelfLabelLoss(NamedTuple):
     kept: Tensor
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """SimCLR's loss for two views of a batch, a scalar.
+def nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
+    """SimCLR's loss (Chen et al., 2020) for V views of a batch, a scalar.
 
-    l(i) = -log( exp(z_i.z_i+ / t) / sum_{j != i} exp(z_i.z_j / t) ), averaged over the 2B views
-    z, which are L2-normalised here. The positive stays in the denominator, self does not; with
-    B = 1 the positive is the whole denominator and the loss is 0.
+    l(i, p) = -log( exp(z_i.z_p / t) / (exp(z_i.z_p / t) + sum_n exp(z_i.z_n / t)) ), averaged over
+    the VB views z_i, which are L2-normalised here, and over the positives p of each, the V - 1
+    other views of its image; n runs over all views of the other images. With two views it is the
+    published loss: the positive stays in the denominator, the view itself does not. With B = 1
+    the positive is the whole denominator and the loss is 0.
 
     Args:
-        first, second: (B, D) projections, row i of both from image i.
+        views: V of (B, D) projections, row i of all from image i.
         temperature: t > 0.
 
     Raises:
-        ValueError: for other shapes, an empty batch or a temperature that is not positive.
+        ValueError: for fewer than two, for other shapes, an empty batch or a temperature that is
+            not positive.
     """
-    _check_pair("first", first, "second", second, ranks=(2,))
+    if len(views) < 2:
+        raise ValueError(f"two views or more are compared, got {len(views)}")
+    for number, view in enumerate(views[1:], start=2):
+        _check_pair("first", views[0], f"view {number}", view, ranks=(2,))
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    batch = first.shape[0]
-    with _no_autocast(first):
-        views = F.normalize(torch.cat([_widen(first), _widen(second)]), dim=1)  # (2B, D)
-        similarity = views @ views.T / temperature  # (2B, 2B)
-        index = torch.arange(2 * batch, device=views.device)
-        itself = index[:, None] == index[None, :]
-        # Row i of one view has its positive B rows away, in the other view.
-        return F.cross_entropy(similarity.masked_fill(itself, -math.inf), index.roll(batch))
+    batch = len(views[0])
+    with _no_autocast(views[0]):
+        z = F.normalize(torch.cat([_widen(view) for view in views]), dim=1)  # (VB, D)
+        similarity = z @ z.T / temperature  # (VB, VB)
+        index = torch.arange(len(z), device=z.device)
+        own = index[:, None] % batch == index % batch
+        losses = []
+        for shift in range(batch, len(z), batch):
+            # Row i of one view has a positive so many rows away, in another view.
+            positive = index.roll(shift)
+            others = own & (index != positive[:, None])
+            losses.append(F.cross_entropy(similarity.masked_fill(others, -math.inf), positive))
+        return torch.stack(losses).mean()
 
 
 def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:

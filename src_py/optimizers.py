@@ -20,7 +20,7 @@ from src_py.run.training_stage import TrainingStage
 Batch = TypeVar("Batch")
 Model = TypeVar("Model", bound=nn.Module)
 
-PAPER_BATCH = 512  # the batch that SimCLR's learning rate is stated for
+PAPER_VIEWS = 2 * 512  # of a step, that SimCLR's learning rate is stated for
 MOMENTUM = 0.9  # of SGD, where a classifier is trained with it
 FINE_TUNE_FACTOR = 0.1  # of the learning rate, where the weights are good already
 
@@ -179,15 +179,16 @@ def descend(
 
 
 class PretextRate:
-    """The learning rate: linear warm-up to a peak in proportion to the batch, then half a cosine
-    to zero."""
+    """The learning rate: linear warm-up to a peak in proportion to the views of a step, then half a
+    cosine to zero."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, config: SimCLRConfig, schedule: Schedule
     ) -> None:
         self.optimizer = optimizer
         images = min(schedule.batch_size, schedule.images_per_epoch)
-        self.peak = config.learning_rate * images / PAPER_BATCH
+        views = config.views_of_image * images
+        self.peak = config.learning_rate * views / PAPER_VIEWS
         if config.fine_tune:
             self.peak *= FINE_TUNE_FACTOR
         self.epochs, self.steps_per_epoch = schedule.epochs, schedule.steps_per_epoch

@@ -51,16 +51,20 @@ def simclr_steps(
     config: SimCLRConfig,
     hardware: Hardware,
 ) -> Iterator[Step]:
-    """SimCLR (Chen et al., 2020): two random views of an image find each other in the batch."""
+    """SimCLR (Chen et al., 2020): random views of an image find one another in the batch.
+
+    Two of them, as large as the image, as published, or more and smaller ones.
+    """
     world = hardware.world
     for rows, images in batches:
-        pairs = torch.cat([images, images])
-        numbers = world.numbers(generator, len(rows), copies=2)
-        views = random_view(pairs, config.augment, numbers, model.statistics)
+        count = config.views_of_image
+        repeated = torch.cat(count * [images])
+        numbers = world.numbers(generator, len(rows), copies=count)
+        size = config.view_size(images.shape[-1])
+        views = random_view(repeated, config.augment, numbers, model.statistics, size)
         with hardware.autocast():
-            projections = model(views).chunk(2)
-        first, second = (world.whole(part, len(rows)) for part in projections)
-        loss = nt_xent(first, second, config.temperature)
+            projections = model(views).chunk(count)
+        loss = nt_xent([world.whole(part, len(rows)) for part in projections], config.temperature)
         descend(optimizer, loss, world=world)
         yield Step(len(rows), {"loss": loss})
 
@@ -84,7 +88,8 @@ def moco_steps(
     for rows, images in batches:
         pairs = torch.cat([images, images])
         numbers = world.numbers(generator, len(rows), copies=2)
-        views = random_view(pairs, config.augment, numbers, model.statistics)
+        size = config.view_size(images.shape[-1])
+        views = random_view(pairs, config.augment, numbers, model.statistics, size)
         with hardware.autocast():
             queries = model(views).chunk(2)
             with torch.no_grad():

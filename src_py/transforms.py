@@ -851,6 +851,7 @@ def random_view(
     augmentation: Augmentation,
     generator: Numbers,
     statistics: Statistics,
+    size: int | None = None,
 ) -> Tensor:
     """One random view of each image, as a network sees it: augmented, normalised, then cutout.
 
@@ -861,11 +862,12 @@ def random_view(
         images_uint8: (B, C, S, S) uint8.
         generator: on the images' device.
         statistics: mean and standard deviation of the pixels.
+        size: side of the view, px; None for the image's.
 
     Returns:
-        (B, C, S, S) float32.
+        (B, C, size, size) float32.
     """
-    size = images_uint8.shape[-1]
+    size = size or images_uint8.shape[-1]
     views = normalize(augment(images_uint8, augmentation, generator, size), *statistics)
     if augmentation.cutout > 0:
         views = cutout(views, max(1, round(augmentation.cutout * size)), generator)

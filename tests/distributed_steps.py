@@ -64,7 +64,7 @@ def main(file):
             taken = steps(*parts[:-1], images.batches(rows), generator, parts[-1], hardware)
             losses.setdefault(name, []).extend(step.values["loss"].sum().item() for step in taken)
 
-    simclr = SimCLRConfig(run="r", augment=STROKES)
+    simclr = SimCLRConfig(run="r", augment=STROKES, views=3)
     first = encoder(hardware, BackboneSpec(8, 1, small_stem=True))
     train("simclr", simclr_steps, False, first, pretext_optimizer(first, simclr), simclr)
 

@@ -48,8 +48,8 @@ MUTANTS = (
     Mutant(
         "the pretext's learning rate times 1e-4",
         OPTIMIZERS,
-        "self.peak = config.learning_rate * images / PAPER_BATCH",
-        "self.peak = 1e-4 * config.learning_rate * images / PAPER_BATCH",
+        "self.peak = config.learning_rate * views / PAPER_VIEWS",
+        "self.peak = 1e-4 * config.learning_rate * views / PAPER_VIEWS",
     ),
     Mutant(
         "gradient ascent in SCAN",
@@ -60,8 +60,8 @@ MUTANTS = (
     Mutant(
         "positives from different images",
         LOOP,
-        "loss = nt_xent(first, second, config.temperature)",
-        "loss = nt_xent(first, second.roll(1, dims=0), config.temperature)",
+        "loss = nt_xent([world.whole(part, len(rows)) for part in projections],",
+        "loss = nt_xent([part.roll(i, 0) for i, part in enumerate(projections)],",
     ),
     Mutant(
         "pixels not normalised",
@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "the second view is the first again",
         LOOP,
-        "        loss = nt_xent",
-        "        second = first.detach()\n        loss = nt_xent",
+        "        loss = nt_xent([world.whole(part, len(rows)) for part in projections],",
+        "        loss = nt_xent([projections[0], projections[0].detach()],",
         (LEARNING,),
     ),
     Mutant(

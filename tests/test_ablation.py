@@ -101,11 +101,12 @@ def test_the_table_shows_spread_and_the_worst_seed():
         ("", False),
         ("--backbone resnet18", True),
         ("--backbone=compact", False),  # by SGD, and by Muon
-        ("--backbone=compact --optimizer muon", True),
+        ("--backbone=compact --optimizer muon", False),  # of two views, and of four
+        ("--backbone=compact --optimizer muon --views 2", True),
         ("--init resnet18", True),
     ],
 )
-def test_recipes_share_a_pretext_only_where_network_and_optimizer_are_the_same(simclr, shared):
+def test_recipes_share_a_pretext_only_where_all_of_it_is_the_same(simclr, shared):
     config = AblationConfig(preset="cifar10", device="cpu", simclr=simclr)
     source = ablation._pretext_source(config, "best", "cifar10-{}-seed0")
     assert (source is not None) == shared

@@ -1,5 +1,6 @@
 """Every loss against a slow float64 reference written from the paper with Python loops."""
 
+import itertools
 import math
 
 import numpy as np
@@ -30,15 +31,15 @@ def log_softmax_reference(row):
     return [value - top - math.log(sum(math.exp(v - top) for v in row)) for value in row]
 
 
-def nt_xent_reference(first, second, temperature):
-    views = [row / math.sqrt(sum(row * row)) for row in [*first, *second]]
-    batch, losses = len(first), []
-    for i, view in enumerate(views):
-        positive = i + batch if i < batch else i - batch
-        denominator = sum(
-            math.exp(float(view @ other) / temperature) for j, other in enumerate(views) if j != i
-        )
-        losses.append(math.log(denominator) - float(view @ views[positive]) / temperature)
+def nt_xent_reference(views, temperature):
+    batch, losses = len(views[0]), []
+    unit = [[row / math.sqrt(sum(row * row)) for row in view] for view in views]
+    for v, image in itertools.product(range(len(views)), range(batch)):
+        similar = [[math.exp(float(unit[v][image] @ z) / temperature) for z in u] for u in unit]
+        others = sum(s for each in similar for j, s in enumerate(each) if j != image)
+        for p in set(range(len(views))) - {v}:  # each other view of the image
+            positive = similar[p][image]
+            losses.append(math.log(positive + others) - math.log(positive))
     return sum(losses) / len(losses)
 
 
@@ -109,29 +110,47 @@ def assert_finite_gradients(loss, *inputs):
 
 
 @QUICK
-@given(SEEDS, KINDS, st.integers(1, 64), st.integers(2, 16), st.floats(0.05, 1.0))
-def test_nt_xent_equals_the_reference(seed, kind, batch, width, temperature):
-    first = draw(seed, kind, batch, width).requires_grad_()
-    second = draw(seed + 1, kind, batch, width).requires_grad_()
-    expected = nt_xent_reference(first.detach().numpy(), second.detach().numpy(), temperature)
-    loss = nt_xent(first, second, temperature)
+@given(
+    SEEDS,
+    KINDS,
+    st.integers(2, 5),
+    st.integers(1, 24),
+    st.integers(2, 16),
+    st.floats(0.05, 1.0),
+)
+def test_nt_xent_equals_the_reference(seed, kind, count, batch, width, temperature):
+    views = [draw(seed + i, kind, batch, width).requires_grad_() for i in range(count)]
+    expected = nt_xent_reference([view.detach().numpy() for view in views], temperature)
+    loss = nt_xent(views, temperature)
     assert loss.dtype == torch.float64
     assert abs(loss.item() - expected) <= 1e-6
-    assert_close(nt_xent(first.float(), second.float(), temperature), expected, 1e-5)
-    assert_finite_gradients(loss, first, second)
+    assert_close(nt_xent([view.float() for view in views], temperature), expected, 1e-5)
+    assert_finite_gradients(loss, *views)
+
+
+@QUICK
+@given(SEEDS, st.integers(1, 24), st.floats(0.05, 1.0))
+def test_nt_xent_of_two_views_is_the_published_loss(seed, batch, temperature):
+    first, second = draw(seed, "normal", batch, 6), draw(seed + 1, "normal", batch, 6)
+    z = torch.nn.functional.normalize(torch.cat([first, second]), dim=1)
+    similar = (z @ z.T / temperature).exp()
+    positive = similar.diagonal(batch).repeat(2)
+    denominator = similar.fill_diagonal_(0).sum(dim=1)
+    expected = (denominator.log() - positive.log()).mean()
+    assert_close(nt_xent([first, second], temperature), float(expected), 1e-9)
 
 
 def test_nt_xent_by_hand():
     views = torch.eye(2, dtype=torch.float64)
     # Each view: the positive at similarity 1, two others at 0, itself left out.
     expected = math.log(math.exp(2) + 2) - 2
-    assert nt_xent(views, views * 7, 0.5).item() == pytest.approx(expected, abs=1e-12)
+    assert nt_xent([views, views * 7], 0.5).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_nt_xent_of_one_image_is_zero_with_zero_gradient():
     first = torch.randn(1, 8, requires_grad=True)
     second = torch.randn(1, 8, requires_grad=True)
-    loss = nt_xent(first, second, 0.1)
+    loss = nt_xent([first, second], 0.1)
     assert loss.item() == 0
     for gradient in torch.autograd.grad(loss, (first, second)):
         assert bool((gradient == 0).all())
@@ -139,17 +158,17 @@ def test_nt_xent_of_one_image_is_zero_with_zero_gradient():
 
 def test_nt_xent_ignores_batch_order_view_order_and_length():
     first, second = draw(0, "normal", 12, 6), draw(1, "normal", 12, 6)
-    expected = nt_xent(first, second, 0.2)
+    expected = nt_xent([first, second], 0.2)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    assert_close(nt_xent(first[order], second[order], 0.2), expected, 1e-12)
-    assert_close(nt_xent(second, first, 0.2), expected, 1e-12)
-    assert_close(nt_xent(first * 1e3, second * 1e-3, 0.2), expected, 1e-12)
+    assert_close(nt_xent([first[order], second[order]], 0.2), expected, 1e-12)
+    assert_close(nt_xent([second, first], 0.2), expected, 1e-12)
+    assert_close(nt_xent([first * 1e3, second * 1e-3], 0.2), expected, 1e-12)
 
 
 def test_nt_xent_survives_a_zero_projection():
     first = torch.zeros(4, 3, requires_grad=True)
     second = torch.randn(4, 3, requires_grad=True)
-    loss = nt_xent(first, second, 0.1)
+    loss = nt_xent([first, second], 0.1)
     assert bool(loss.isfinite())
     assert_finite_gradients(loss, first, second)
 
@@ -354,7 +373,7 @@ def test_info_nce_refuses_a_temperature_that_is_not_positive(temperature):
 # ---- all three -------------------------------------------------------------------------------
 
 LOSSES = {
-    "nt_xent": lambda a, b: nt_xent(a, b, 0.5),
+    "nt_xent": lambda a, b: nt_xent([a, b], 0.5),
     "scan": lambda a, b: scan_loss(a, b, 5.0).total,
     "self_label": lambda a, b: self_label_loss(a, b, 0.4).loss,
 }
@@ -399,7 +418,12 @@ def test_wrong_shapes_are_named(name, shapes):
         LOSSES[name](torch.zeros(shapes[0]), torch.zeros(shapes[1]))
 
 
+def test_nt_xent_needs_two_views():
+    with pytest.raises(ValueError, match="two views or more"):
+        nt_xent([torch.ones(2, 2)], 0.5)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_nt_xent_names_a_wrong_temperature(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):
-        nt_xent(torch.ones(2, 2), torch.ones(2, 2), temperature)
+        nt_xent([torch.ones(2, 2), torch.ones(2, 2)], temperature)

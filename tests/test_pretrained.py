@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
+from configs.config_moco import MoCoConfig
 from configs.config_simclr import SimCLRConfig
-from configs.presets import PRESETS
+from configs.presets import PRESETS, STROKES
 from configs.weights import IMAGENET_MEAN, IMAGENET_STD
 from src_py.backbones import BackboneSpec, ResNet18, import_timm
 from src_py.images.image_set import DataSettings
@@ -326,6 +327,43 @@ def test_the_network_that_nobody_names_is_the_better_one_there(case):
     config = SimCLRConfig(**{"preset": "cifar10", **options})
     settled = settle_network(config, Hardware(torch.device(device), None))
     assert [settled.backbone, settled.optimizer] == expected
+
+
+VIEWS = {  # options, device -> views, their side
+    "crops": ({}, "cpu", 4, 2 / 3),
+    "published": ({"recipe": "paper"}, "cpu", 2, 1.0),
+    "ResNet-18": ({}, "cuda", 2, 1.0),
+    "no crops": ({"augment": STROKES}, "cpu", 2, 1.0),
+    "two said": ({"views": 2}, "cpu", 2, 1.0),
+    "side said": ({"view_side": 0.5}, "cpu", 4, 0.5),
+    "both said": ({"views": 8, "view_side": 0.5, "recipe": "paper"}, "cuda", 8, 0.5),
+}
+
+
+@pytest.mark.parametrize("case", VIEWS)
+def test_the_compact_network_sees_more_and_smaller_crops(case):
+    options, device, *expected = VIEWS[case]
+    settled = settle_network(SimCLRConfig(**options), Hardware(torch.device(device), None))
+    assert [settled.views, settled.view_side] == expected
+
+
+def test_moco_has_two_views():
+    settled = settle_network(MoCoConfig(), Hardware(torch.device("cpu"), None))
+    assert [settled.views, settled.view_side] == [2, 1.0]
+    with pytest.raises(UserError, match="--views"):
+        MoCoConfig(views=4)
+
+
+def test_wrong_views_are_told():
+    with pytest.raises(UserError, match="--views 1: must be at least 2"):
+        SimCLRConfig(views=1)
+    with pytest.raises(UserError, match="--view-side"):
+        SimCLRConfig(init="resnet18", view_side=0.5)
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(None, 24), (1.0, 24), (2 / 3, 16), (0.1, 4)])
+def test_the_side_of_a_view(side, pixels):
+    assert SimCLRConfig(view_side=side).view_size(24) == pixels
 
 
 def test_timm_missing_names_the_command(monkeypatch):

@@ -277,6 +277,14 @@ def test_the_rate_follows_whichever_is_ahead_the_epochs_or_the_clock(warmup):
         assert rate(0, 0, 0.1) == pytest.approx(peak / 2)  # the clock is ahead of a warm-up too
 
 
+@pytest.mark.parametrize(("views", "peak"), [(None, 0.1), (2, 0.1), (4, 0.2)])
+def test_the_rate_is_in_proportion_to_the_views_of_a_step(views, peak):
+    config = SimCLRConfig(run="tiny", batch_size=128, learning_rate=0.4, views=views)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.0)
+    follows = optimizers.PretextRate(optimizer, config, planning.asked_for(config, images=500))
+    assert follows.peak == pytest.approx(peak)
+
+
 class SlowImages(ResidentImages):
     """Every image takes its time."""
 

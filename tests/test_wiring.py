@@ -98,7 +98,7 @@ def remember(monkeypatch, name, result):
 
 
 def test_simclr_compares_two_views_of_the_same_images(monkeypatch, pixels):
-    compared = remember(monkeypatch, "nt_xent", lambda first, second, _: (first - second).sum())
+    compared = remember(monkeypatch, "nt_xent", lambda views, _: (views[0] - views[1]).sum())
     model = contrastive()
     shown = seen_by(model)
     config = SimCLRConfig(augment=PLAIN_VIEW)  # both views are then the image itself
@@ -107,10 +107,26 @@ def test_simclr_compares_two_views_of_the_same_images(monkeypatch, pixels):
     (step,) = training_loops.simclr_steps(*steps)
     assert step.images == 5
     assert torch.equal(shown[0], as_seen(pixels[:5]).repeat(2, 1, 1, 1))
-    first, second, temperature = compared[0]
+    (first, second), temperature = compared[0]
     assert temperature == config.temperature
     torch.testing.assert_close(first, second)
     assert not torch.allclose(first[0], first[1])
+
+
+def test_simclr_compares_as_many_views_as_asked_for_of_the_side_asked_for(monkeypatch, pixels):
+    compared = remember(monkeypatch, "nt_xent", lambda views, _: torch.stack(views).sum())
+    model = contrastive()
+    shown = seen_by(model)
+    config = SimCLRConfig(views=3, view_side=0.5)
+    batches = [(torch.arange(5), pixels[:5])]
+    steps = (model, pretext_optimizer(model, config), batches, generator(), config, FLOAT32)
+    (step,) = training_loops.simclr_steps(*steps)
+    assert step.images == 5
+    side = pixels.shape[-1] // 2
+    assert shown[0].shape == (15, *pixels.shape[1:2], side, side)
+    views, _ = compared[0]
+    assert [len(view) for view in views] == 3 * [5]
+    assert not torch.allclose(shown[0][:5], shown[0][5:10])
 
 
 def test_the_two_views_of_simclr_are_drawn_apart(pixels):

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -175,23 +176,22 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
 
 
 def _pretexts_are_alike(config: AblationConfig) -> bool:
-    """Whether both recipes have the same network and optimizer."""
+    """Whether both recipes have the same network, optimizer and views."""
     preset = PRESETS[config.preset]
     if preset.stage("simclr", PAPER_RECIPE) != preset.stage("simclr", BEST_RECIPE):
         return False
     words = " ".join(config.options_of("simclr")).replace("=", " ").split()
     given = dict(pairwise(words))
+    kinds = {"backbone": str, "optimizer": str, "init": str, "views": int, "view_side": float}
     said: dict[str, Any] = {
-        name: given[as_flag(name)]
-        for name in ("backbone", "optimizer", "init")
-        if as_flag(name) in given
+        name: kind(given[as_flag(name)]) for name, kind in kinds.items() if as_flag(name) in given
     }
     hardware = choose_hardware(config.device)
     paper, best = (
         settle_network(SimCLRConfig(preset=config.preset, recipe=recipe, **said), hardware)
         for recipe in (PAPER_RECIPE, BEST_RECIPE)
     )
-    return (paper.backbone, paper.optimizer) == (best.backbone, best.optimizer)
+    return replace(paper, recipe=BEST_RECIPE) == best
 
 
 def _copy_pretext(source: RunFiles, target: RunFiles, recipe: str, names: tuple[str, ...]) -> None:

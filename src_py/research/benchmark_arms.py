@@ -154,8 +154,7 @@ def _pretext(
     trained: Trained = {"model": ours, "optimizer": pretext_optimizer(ours, config)}
 
     def loss_of_views(model: nn.Module, views: Tensor) -> Tensor:
-        first, second = model(views).chunk(2)
-        return nt_xent(first, second, config.temperature)
+        return nt_xent(model(views).chunk(2), config.temperature)
 
     view = simclr_view(pixels.shape[-1])
     data = ViewsOfImages(_as_arrays(pixels), [view, view])

@@ -39,11 +39,14 @@ PretextConfig = TypeVar("PretextConfig", bound=SimCLRConfig)
 
 
 def settle_network(config: PretextConfig, hardware: Hardware) -> PretextConfig:
-    """The options with a network and an optimizer in the place of `auto`.
+    """The options with a network, an optimizer and views in the place of what nobody asked for.
 
     Within the same minutes of a CPU the compact network, by Muon, learns features that find more
     neighbors of the same class than ResNet-18's. On a GPU it did so within half a minute; there the
     paper's network stays what nobody has to ask for, since longer trainings have not been compared.
+    Four small crops of each image teach the compact network more in that time than two large ones:
+    they take little longer, and each meets three positives. What is no crop stays as large as the
+    image, as which it will be shown later.
     """
     backbone, optimizer = config.backbone, config.optimizer
     is_published = config.recipe == PAPER_RECIPE
@@ -55,7 +58,15 @@ def settle_network(config: PretextConfig, hardware: Hardware) -> PretextConfig:
         backbone = "compact" if is_compact else "resnet18"
     if optimizer == "auto":
         optimizer = "muon" if backbone == "compact" and not is_published else "sgd"
-    return replace(config, backbone=backbone, optimizer=optimizer)
+    are_crops = config.augment.crop_scale[0] < 1
+    is_quick = backbone == "compact" and not is_published and are_crops and config.views is None
+    return replace(
+        config,
+        backbone=backbone,
+        optimizer=optimizer,
+        views=4 if is_quick else config.views_of_image,
+        view_side=config.view_side or (2 / 3 if is_quick else 1.0),
+    )
 
 
 class LoadedBackbone(NamedTuple):
