@@ -166,7 +166,7 @@ results-photos: $(VENV)/installed
 results-cifar10-cpu: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes best --seeds 0,1 \
 	    --pixels --out results/cifar10-jpeg \
-	    --simclr="--minutes 30 --width 16 --image-size 24 --temperature 0.2"
+	    --simclr="--minutes 30 --width 16 --image-size 24"
 
 # Accuracy against minutes, for the four stages together, of both networks, and of the compact one by SGD, to
 # results/minutes/<set>/<minutes>/ and a picture. With all of the minutes it takes 16 hours a seed; what is
@@ -179,7 +179,7 @@ minutes_digits := --preset digits
 minutes_fashion_mnist = --preset fashion_mnist $(if $(FASHION),--data "$(FASHION)")
 minutes_cifar10 = --preset cifar10 --data "$(or $(DATA),$(error make results-minutes: say which folder has CIFAR-10: DATA=cifar10))"
 small_fashion_mnist := --width 16 --image-size 20
-small_cifar10 := --width 16 --image-size 24 --temperature 0.2
+small_cifar10 := --width 16 --image-size 24
 results-minutes: MINUTES ?= 3 10 30 60
 results-minutes: $(VENV)/installed
 	set -e; for minutes in $(MINUTES); do $(foreach set,$(SETS), \
