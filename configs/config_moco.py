@@ -10,7 +10,10 @@ from src_py.run.errors import UserError
 class MoCoConfig(SimCLRConfig):
     queue_size: int = 4096  # keys of earlier batches that serve as negatives; at most the images
     target_decay: float = 0.99  # of the moving average of the weights that makes the keys
-    views: int | None = 2  # random views of each image in a step; no others are possible
+    views: int | None = 2
+    """random views of each image in a step; there can be no others"""
+    view_side: float | None = None
+    """side of a view, as a share of the image's (default: 1)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -58,8 +58,6 @@ class SimCLRConfig(TrainingConfig):
             raise UserError("--fine-tune: needs weights to start from: add --init")
         if self.views is not None and self.views < 2:
             raise UserError(f"--views {self.views}: must be at least 2")
-        if self.init is not None and self.view_side not in (None, 1.0):
-            raise UserError("--view-side: weights of --init see views as large as the images")
         if self.words is not None and (self.init is None or self.fine_tune):
             raise UserError(
                 "--words: needs weights that know text and stay: --init clip or siglip2"
@@ -68,6 +66,11 @@ class SimCLRConfig(TrainingConfig):
     @property
     def views_of_image(self) -> int:
         return self.views or 2
+
+    @property
+    def whole_views(self) -> float:
+        """The pixels that the network sees of an image in a step, as a multiple of the image's."""
+        return self.views_of_image * (self.view_side or 1.0) ** 2
 
     def view_size(self, image_size: int) -> int:
         """Side of a random view, px.

@@ -57,15 +57,13 @@ def nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
     with _no_autocast(views[0]):
         z = F.normalize(torch.cat([_widen(view) for view in views]), dim=1)  # (VB, D)
         similarity = z @ z.T / temperature  # (VB, VB)
-        index = torch.arange(len(z), device=z.device)
-        own = index[:, None] % batch == index % batch
-        losses = []
-        for shift in range(batch, len(z), batch):
-            # Row i of one view has a positive so many rows away, in another view.
-            positive = index.roll(shift)
-            others = own & (index != positive[:, None])
-            losses.append(F.cross_entropy(similarity.masked_fill(others, -math.inf), positive))
-        return torch.stack(losses).mean()
+        index = torch.arange(len(z), device=z.device)[:, None]
+        own = index % batch == index.T % batch  # views of the same image
+        negatives = similarity.masked_fill(own, -math.inf).logsumexp(dim=1, keepdim=True)
+        # Row i of one view has its positives B, 2B, ... rows away, in the others.
+        shifts = torch.arange(batch, len(z), batch, device=z.device)
+        positives = similarity.gather(1, (index + shifts) % len(z))  # (VB, V - 1)
+        return (torch.logaddexp(positives, negatives) - positives).mean()
 
 
 def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:

@@ -110,3 +110,10 @@ def test_recipes_share_a_pretext_only_where_all_of_it_is_the_same(simclr, shared
     config = AblationConfig(preset="cifar10", device="cpu", simclr=simclr)
     source = ablation._pretext_source(config, "best", "cifar10-{}-seed0")
     assert (source is not None) == shared
+
+
+def test_views_that_are_no_crops_are_two_in_both_recipes():
+    config = AblationConfig(
+        preset="mnist", device="cpu", simclr="--backbone compact --optimizer muon"
+    )
+    assert ablation._pretext_source(config, "best", "mnist-{}-seed0") is not None

@@ -257,6 +257,16 @@ def test_minutes_that_a_stage_alone_was_given_stay_its_own(command_line, of_the_
     assert restarted.minutes == of_the_run
 
 
+def test_a_pretext_begun_before_views_could_be_chosen_keeps_its_two(command_line):
+    write_data(RunFiles("mine"), {"root": None}, preset="cifar10", recipe="best")
+    begun = as_plain(SimCLRConfig(run="mine", preset="cifar10", backbone="compact"))
+    del begun["views"], begun["view_side"]
+    write_stage(RunFiles("mine"), "simclr", begun)
+    config = command_line("simclr", "--run", "mine")
+    assert (config.views, config.view_side) == (2, 1.0)
+    assert command_line("simclr", "--run", "mine", "--restart").views is None
+
+
 def test_the_configuration_is_shown_before_torch_is_loaded(run_script, tmp_path):
     code = tmp_path / "torch.py"  # imported in torch's place by a script that wants it
     code.write_text("raise RuntimeError('torch was loaded')")

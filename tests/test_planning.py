@@ -69,6 +69,15 @@ def test_a_fast_device_gets_more_epochs(fit):
     assert slow.epochs * slow.images_per_epoch <= 350 * 1_000 + slow.epochs
 
 
+def test_a_look_is_longer_beside_an_epoch_of_smaller_views(fit):
+    whole, small = (
+        fit(1_000, "simclr", SimCLRConfig(run="mine", minutes=10, view_side=side)).seconds
+        for side in (1.0, 0.5)
+    )
+    # 28 looks of 0.2 s, and of 0.8 s: the pretext loses 0.6 of the difference.
+    assert whole - small == pytest.approx(0.6 * 28 * 0.6, abs=0.1)
+
+
 def test_less_than_an_epoch_becomes_a_part_of_one(fit):
     config = SimCLRConfig(run="mine", minutes=24, batch_size=10, warmup_epochs=5)
     config = fit(5, "simclr", config)

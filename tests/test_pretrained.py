@@ -22,6 +22,7 @@ from src_py.run.pretrained import (
     pretrained_model,
     pretrained_preset,
     settle_network,
+    starting_preset,
 )
 from src_py.run.stored_models import (
     clustering_content,
@@ -333,6 +334,9 @@ VIEWS = {  # options, device -> views, their side
     "crops": ({}, "cpu", 4, 2 / 3),
     "published": ({"recipe": "paper"}, "cpu", 2, 1.0),
     "ResNet-18": ({}, "cuda", 2, 1.0),
+    "garments": (PRESETS["fashion_mnist"].stage("simclr", "best"), "cpu", 4, 2 / 3),
+    "weights of others": ({"backbone": "compact", "init": "resnet18"}, "cpu", 2, 1.0),
+    "as many, said": ({"views": 4}, "cpu", 4, 1.0),
     "no crops": ({"augment": STROKES}, "cpu", 2, 1.0),
     "two said": ({"views": 2}, "cpu", 2, 1.0),
     "side said": ({"view_side": 0.5}, "cpu", 4, 0.5),
@@ -358,7 +362,7 @@ def test_wrong_views_are_told():
     with pytest.raises(UserError, match="--views 1: must be at least 2"):
         SimCLRConfig(views=1)
     with pytest.raises(UserError, match="--view-side"):
-        SimCLRConfig(init="resnet18", view_side=0.5)
+        starting_preset(SimCLRConfig(init="resnet18", view_side=0.5), on_cpu=True)
 
 
 @pytest.mark.parametrize(("side", "pixels"), [(None, 24), (1.0, 24), (2 / 3, 16), (0.1, 4)])

@@ -10,7 +10,6 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from configs.bounds import as_flag
 from configs.config_ablation import VARIANTS, AblationConfig
@@ -178,17 +177,19 @@ def _pretext_source(config: AblationConfig, setting: str, pattern: str) -> RunFi
 def _pretexts_are_alike(config: AblationConfig) -> bool:
     """Whether both recipes have the same network, optimizer and views."""
     preset = PRESETS[config.preset]
+    options = {"preset": config.preset} | preset.stage("simclr", BEST_RECIPE)
     if preset.stage("simclr", PAPER_RECIPE) != preset.stage("simclr", BEST_RECIPE):
         return False
     words = " ".join(config.options_of("simclr")).replace("=", " ").split()
     given = dict(pairwise(words))
-    kinds = {"backbone": str, "optimizer": str, "init": str, "views": int, "view_side": float}
-    said: dict[str, Any] = {
-        name: kind(given[as_flag(name)]) for name, kind in kinds.items() if as_flag(name) in given
-    }
+    for name in ("backbone", "optimizer", "init"):
+        if as_flag(name) in given:
+            options[name] = given[as_flag(name)]
+    if "--views" in given:
+        options["views"] = 2  # in both, however many they are
     hardware = choose_hardware(config.device)
     paper, best = (
-        settle_network(SimCLRConfig(preset=config.preset, recipe=recipe, **said), hardware)
+        settle_network(SimCLRConfig(recipe=recipe, **options), hardware)
         for recipe in (PAPER_RECIPE, BEST_RECIPE)
     )
     return replace(paper, recipe=BEST_RECIPE) == best

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from configs.base_config import TrainingConfig
 from configs.config_scan import ScanConfig
 from configs.config_selflabel import SelfLabelConfig
+from configs.config_simclr import SimCLRConfig
 from src_py.images.loaders import ImageLoader, shuffled_batches
 from src_py.run.distributed import ALONE, World, apart
 from src_py.run.errors import UserError, is_out_of_memory
@@ -29,7 +30,7 @@ from src_py.run.training_stage import TrainingStage
 START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
 EXIT = 1.0  # s that Python takes to start and to end
 HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
-LOOK = 0.2  # of the time of an epoch of training: two views, forward and backward
+LOOK = 0.2  # of the time of an epoch of training: two whole views, forward and backward
 WAITING_SHARE = 0.3  # of a training's time: from here on decoding decides how long a look takes
 FROZEN_LOOK = 0.5  # of an epoch that has no way backward
 TRIAL_STEPS = 2  # the first allocates the optimizer's state, the second works with it
@@ -100,6 +101,8 @@ def plan(
         seconds = _seconds_per_image(*arguments, rows_per_image, world)
     is_frozen = any(not p.requires_grad for p in trained["model"].parameters())
     look = FROZEN_LOOK if is_frozen else LOOK
+    if isinstance(config, SimCLRConfig):
+        look *= 2 / config.whole_views
     if is_decoding:  # each image once, where a step has decoded so many for each
         look = max(look, 1 / rows_per_image)
     fitted = fit_minutes(schedule, config.minutes, seconds, look, config, session)

@@ -59,7 +59,8 @@ def settle_network(config: PretextConfig, hardware: Hardware) -> PretextConfig:
     if optimizer == "auto":
         optimizer = "muon" if backbone == "compact" and not is_published else "sgd"
     are_crops = config.augment.crop_scale[0] < 1
-    is_quick = backbone == "compact" and not is_published and are_crops and config.views is None
+    is_new_compact = backbone == "compact" and config.init is None
+    is_quick = is_new_compact and not is_published and are_crops and config.views is None
     return replace(
         config,
         backbone=backbone,
@@ -86,11 +87,13 @@ def starting_preset(config: SimCLRConfig, on_cpu: bool) -> Preset:
     """The preset of a run, as its weights want it where it begins with some.
 
     Raises:
-        UserError: as `pretrained_preset`.
+        UserError: as `pretrained_preset`, and where views are asked for that they do not know.
     """
     preset = PRESETS[config.preset]
     if config.init is None:
         return preset
+    if config.view_side not in (None, 1.0):
+        raise UserError("--view-side: weights of --init see views as large as the images")
     return pretrained_preset(config.init, preset, config.channels or preset.channels, on_cpu)
 
 

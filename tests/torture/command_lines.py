@@ -13,10 +13,11 @@ OPTIONS = (
     "--run", "--data", "--preset", "--recipe", "--epochs", "--batch-size", "--clusters", "--seed",
     "--temperature", "--minutes", "--width", "--projection-dim", "--image-size", "--learning-rate",
     "--weight-decay", "--evenness", "--ema-decay", "--threshold", "--reliable-share", "--neighbors",
-    "--components", "--views", "--heads", "--init", "--words", "--augment.rotate", "--augment.flip",
-    "--augment.crop-scale", "--merge", "--name", "--merge-to", "--port", "--unsure", "--review",
-    "--sort", "--out", "--device", "--loading", "--seeds", "--lowest", "--highest", "--format",
-    "--widths", "--sizes", "--stage", "--variants", "--simclr", "--nonsense", "-x", "--",
+    "--components", "--views", "--view-side", "--heads", "--init", "--words", "--augment.rotate",
+    "--augment.flip", "--augment.crop-scale", "--merge", "--name", "--merge-to", "--port",
+    "--unsure", "--review", "--sort", "--out", "--device", "--loading", "--seeds", "--lowest",
+    "--highest", "--format", "--widths", "--sizes", "--stage", "--variants", "--simclr",
+    "--nonsense", "-x", "--",
 )  # fmt: skip
 VALUES = (
     "nan", "inf", "-inf", "1e308", "1e-320", "-1", "0", "1", "0.5", "9" * 30, "9" * 5000, "²", "٣",
