@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def main(config: LabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
-    from src_py.clusters.classifier import load_cluster_names
+    from src_py.clusters.classifier import cluster_names_again, load_cluster_names
     from src_py.run.checkpoints import load_checkpoint
     from src_py.run.claim import editing, settle
     from src_py.run.errors import UserError
@@ -51,13 +51,7 @@ def main(config: LabelConfig) -> None:
         tell(files, said(config, groups, before))
         return
     with editing(files):  # no second command reads before this one has written
-        now = load_cluster_names(files, clusters)
-        if now.classifier != before.classifier:
-            raise UserError(
-                f"scan.py has trained run '{config.run}' again meanwhile, and its clusters are "
-                f"others: nothing is written"
-            )
-        cluster_names = said(config, groups, now)
+        cluster_names = said(config, groups, cluster_names_again(files, clusters, before))
         tell(files, cluster_names)
         path = files.checkpoints / LABELS_FILE
         cluster_names.write(path)
@@ -168,7 +162,6 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     from src_py.output.served_images import ServedImages
     from src_py.run.arrays import load_features
     from src_py.run.claim import editing
-    from src_py.run.errors import UserError
     from src_py.run.hardware import choose_hardware
 
     files = config.files
@@ -188,11 +181,7 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     }
     features = load_features(files)
     with editing(files):  # others may have written while the images were looked at
-        names = of_run.load_cluster_names(files, clusters)
-        if names.classifier != before.classifier:
-            raise UserError(
-                f"scan.py has trained run '{config.run}' again meanwhile: start label.py again"
-            )
+        names = of_run.cluster_names_again(files, clusters, before)
         said = Said(names, of_run.load_corrections(files, names))
         labelling = Labelling(files, images.names, predicted, features, said)
     shown = ServedImages(images.names, settings.folder, images.loader, settings.ranges)

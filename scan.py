@@ -72,7 +72,7 @@ def main(config: ScanConfig) -> None:
     pretrained = backbone if frozen else stored_models.load_contrastive(pretext).backbone
     kmeans = guard.kmeans_classifier(pretrained, stored, pairs.neighbors, config, hardware)
     candidates = {"scan": scan, "kmeans": kmeans}
-    compared = (candidates, views, pairs.neighbors, config, session)
+    compared = (candidates, views, pairs.neighbors, config.guard, session)
     kept, information = guard.keep_scan_or_kmeans(*compared)
     model, logits = candidates[kept]
     temperature = calibration.calibrate("scan", logits, pairs.neighbors, session.say)

@@ -16,7 +16,6 @@ from src_py.run.options import STARTED, run_script
 def main(config: SelfLabelConfig) -> None:
     # Imported here, so that --help and wrong options do not wait for torch.
     import copy
-    import dataclasses
 
     import torch
 
@@ -68,8 +67,8 @@ def main(config: SelfLabelConfig) -> None:
 
     candidates = {"scan": begun, "selflabel": model}
     # What a person has said is to be learned, whatever the evidence without it says.
-    asked = dataclasses.replace(config, guard=config.guard and not corrected)
-    compared = (candidates, views, neighbors, asked, session)
+    guarded = config.guard and not corrected
+    compared = (candidates, views, neighbors, guarded, session)
     kept, information = guard.keep_scan_or_self_labelled(*compared)
     final = candidates[kept]
     logits = views.logits(final)

@@ -6,7 +6,7 @@ either can be read by the other.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -47,9 +47,6 @@ class BackboneSpec:
     def for_images(width: int, channels: int, image_size: int) -> "BackboneSpec":
         return BackboneSpec(width, channels, small_stem=image_size <= SMALL_STEM_UP_TO)
 
-    def as_dict(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class CompactSpec:
@@ -75,9 +72,6 @@ class CompactSpec:
         blocks = math.ceil(math.log2(image_size / COMPACT_MAP))
         return CompactSpec(width, channels, max(FEWEST_COMPACT_BLOCKS, blocks), shortcuts=True)
 
-    def as_dict(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class TimmSpec:
@@ -102,9 +96,6 @@ class TimmSpec:
     def network_options(self) -> dict[str, str]:
         """What `timm.create_model` must be told, with the classifier or without."""
         return {"global_pool": self.pooling} if self.pooling else {}
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 Spec = BackboneSpec | CompactSpec | TimmSpec
@@ -368,7 +359,7 @@ def build_backbone(spec: Spec) -> Backbone:
 
 
 def spec_from_dict(stored: dict) -> Spec:
-    """The inverse of a spec's `as_dict`."""
+    """The inverse of `dataclasses.asdict`."""
     if "timm_name" in stored:
         return TimmSpec(**stored)
     return BackboneSpec(**stored) if "small_stem" in stored else CompactSpec(**stored)

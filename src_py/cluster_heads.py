@@ -144,6 +144,8 @@ def keep_best_head(
 ) -> ClusterHeads:
     """The one head whose SCAN loss over the whole set is lowest: no labels.
 
+    It looks at a few heads at a time where the logits of all would fill the memory.
+
     Args:
         heads: for features as the backbone gives them.
     """
@@ -160,7 +162,9 @@ def self_label_head_steps(
     teacher: ClusterHeads,
     pseudo_labels: PseudoLabels,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    stored: StoredFeatures,
+    batches: Iterable[Tensor],
+    generator: torch.Generator,
     config: SelfLabelConfig,
 ) -> Iterator[ClusterStep]:
     """Self-labelling on stored features: what the teacher is sure of on the plain image teaches a
@@ -168,11 +172,12 @@ def self_label_head_steps(
 
     Args:
         heads: with one head.
-        batches: rows (B,), features (B, D) of the plain images, and of one random view of each.
+        batches: of (B,) int64 rows.
     """
-    for rows, plain, view in batches:
+    for rows in batches:
+        view = stored.draw(rows, generator)
         with torch.no_grad():
-            weak_logits = teacher(plain)  # (1, B, C)
+            weak_logits = teacher(stored.plain[rows])  # (1, B, C)
         loss, kept = self_label_loss(
             weak_logits[0],
             heads(view)[0],
@@ -223,14 +228,12 @@ def self_label_heads(
             len(stored), schedule.batch_size, generator, schedule.images_per_epoch
         )
         counts = ClusterCounts(1, heads.clusters, device)
-        skipped = torch.zeros((), device=device)
-        batches = session.in_time(stored.batches(rows, generator))
-        for step in self_label_head_steps(**trained, batches=batches, config=config):
+        drawn = (stored, session.in_time(rows), generator, config)
+        for step in self_label_head_steps(heads, teacher, pseudo_labels, optimizer, *drawn):
             session.record(step)
             counts.add(step.logits)
-            skipped += step.values["skipped"]
             if config.ema_decay:
                 update_average(teacher, heads, schedule.ema_decay)
         health = counts.health(reliable=session.mean("kept"))
-        session.report(epoch, health, f"{int(skipped)} steps skipped")
+        session.report(epoch, health, f"{session.total('skipped'):.0f} steps skipped")
     return teacher

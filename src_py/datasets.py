@@ -2,7 +2,7 @@
 
 Nothing here returns a label. scikit-learn and torchvision read the labels of their sets together
 with the images; only the pixels (`.images`, `.data`) are taken from them. Labels are the business
-of scoring/class_labels.py, which evaluate.py alone imports.
+of scoring/class_labels.py, which no training stage imports.
 """
 
 import gzip

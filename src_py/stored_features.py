@@ -5,7 +5,6 @@ On a CPU they are memory maps, so that they may be larger than the memory, and a
 looked at a block at a time.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,13 +67,6 @@ class StoredFeatures:
         count = self.views.shape[1]
         chosen = torch.randint(count, rows.shape, generator=generator, device=rows.device)
         return self.views[rows, chosen].float()
-
-    def batches(
-        self, row_batches: Iterable[Tensor], generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields (rows (B,), plain features (B, D), those of one random view each (B, D))."""
-        for rows in row_batches:
-            yield rows, self.plain[rows], self.draw(rows, generator)
 
     def features(self, backbone: Backbone) -> Tensor:
         """(N, D) float32 of the images as they are, which the backbone has given before."""

@@ -342,14 +342,12 @@ def train_self_label(
         )
         batches = session.in_time(images.batches(rows))
         counts = ClusterCounts(1, model.heads.clusters, hardware.device)
-        skipped = torch.zeros((), device=hardware.device)
         drawn = (batches, generator, config, hardware)
         for step in self_label_steps(model, teacher, pseudo_labels, optimizer, *drawn):
             session.record(step)
             counts.add(step.logits)
-            skipped += step.values["skipped"]
             if config.ema_decay:
                 update_average(teacher, model, schedule.ema_decay)
         health = counts.health(reliable=session.mean("kept"))
-        session.report(epoch, health, f"{int(skipped)} steps skipped")
+        session.report(epoch, health, f"{session.total('skipped'):.0f} steps skipped")
     return teacher

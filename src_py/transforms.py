@@ -24,40 +24,6 @@ from torch import Tensor
 
 from src_py.augmentation import Augmentation
 
-__all__ = [
-    "STRONG_OPERATIONS",
-    "Augmentation",
-    "Statistics",
-    "adjust_brightness",
-    "adjust_contrast",
-    "adjust_hue",
-    "adjust_saturation",
-    "affine",
-    "augment",
-    "autocontrast",
-    "color_jitter",
-    "cutout",
-    "darken",
-    "equalize",
-    "erase_squares",
-    "fade",
-    "flip_horizontal",
-    "gaussian_blur",
-    "lower_contrast",
-    "move",
-    "normalize",
-    "posterize",
-    "random_view",
-    "resized_crop",
-    "sample_crop_boxes",
-    "soften",
-    "solarize",
-    "strong_operation",
-    "strong_operations",
-    "to_float",
-    "to_grayscale",
-]
-
 # Mean and standard deviation of the pixels, per channel.
 Statistics = tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]
 

@@ -1,5 +1,7 @@
 """The backbone against torchvision's, and the heads."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -52,7 +54,7 @@ def test_imagenet_stem_equals_torchvision(name, blocks, bottleneck):
     ],
 )
 def test_a_spec_survives_being_stored(spec):
-    assert spec_from_dict(spec.as_dict()) == spec
+    assert spec_from_dict(asdict(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_the_compact_network_ends_on_a_small_map_whatever_the_size(size, blocks,
 
 
 def test_a_compact_network_stored_before_there_were_shortcuts_has_none():
-    stored = CompactSpec(4, 3).as_dict()
+    stored = asdict(CompactSpec(4, 3))
     del stored["shortcuts"]
     old, new = build_backbone(spec_from_dict(stored)), build_backbone(new_spec("compact", 4, 3, 32))
     new.load_state_dict(old.state_dict())

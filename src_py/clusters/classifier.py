@@ -6,6 +6,7 @@ from pathlib import Path
 from src_py.clusters.corrections import Corrections
 from src_py.clusters.names import ClusterNames
 from src_py.run.claim import settle
+from src_py.run.errors import UserError
 from src_py.run.files import RunFiles, sha256
 from src_py.run.stages import LABELS_FILE, PRETEXTS
 
@@ -49,6 +50,21 @@ def load_cluster_names(files: RunFiles, clusters: int) -> ClusterNames:
     names = ClusterNames.load(files.checkpoints / LABELS_FILE, clusters, classifier)
     # A file that was written before the last split does not know of it.
     return replace(names, clusters=Corrections.load(files.corrections, names.clusters).clusters)
+
+
+def cluster_names_again(files: RunFiles, clusters: int, before: ClusterNames) -> ClusterNames:
+    """What `load_cluster_names` gives now, after work that others may have written in.
+
+    Raises:
+        UserError: when the clusters are no longer those of `before`; as `load_cluster_names`.
+    """
+    now = load_cluster_names(files, clusters)
+    if now.classifier != before.classifier:
+        raise UserError(
+            f"scan.py has trained run '{files.run}' again meanwhile, and its clusters are others: "
+            "nothing is written; start label.py again"
+        )
+    return now
 
 
 def load_corrections(files: RunFiles, cluster_names: ClusterNames) -> Corrections:

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.config_scan import ScanConfig
-from configs.config_selflabel import SelfLabelConfig
 from src_py.augmentation import Augmentation
 from src_py.backbones import Backbone
 from src_py.clusters.calibration import fit_temperature
@@ -235,7 +234,7 @@ def keep_scan_or_kmeans(
     candidates: dict[str, Candidate],
     views: Views,
     neighbors: Tensor,
-    config: ScanConfig,
+    guarded: bool,
     session: TrainingSession,
 ) -> tuple[str, dict[str, float]]:
     """Which of 'scan' and 'kmeans' is kept, and the evidence for each (balanced_information)."""
@@ -243,14 +242,14 @@ def keep_scan_or_kmeans(
         name: balanced_information(each, views, neighbors, session.generator(epoch=-3))
         for name, each in candidates.items()
     }
-    return choose_scan_or_kmeans(information, config.guard, session.say), information
+    return choose_scan_or_kmeans(information, guarded, session.say), information
 
 
 def keep_scan_or_self_labelled(
     candidates: dict[str, ClusteringModel],
     views: Views,
     neighbors: Tensor,
-    config: SelfLabelConfig,
+    guarded: bool,
     session: TrainingSession,
 ) -> tuple[str, dict[str, float]]:
     """Which of 'scan' and 'selflabel' is kept, and the evidence for each (view_information)."""
@@ -258,7 +257,7 @@ def keep_scan_or_self_labelled(
         name: view_information(model, views, neighbors, session.generator(epoch=-1))
         for name, model in candidates.items()
     }
-    return choose_by_views(information, config.guard, session.say), information
+    return choose_by_views(information, guarded, session.say), information
 
 
 def choose_scan_or_kmeans(

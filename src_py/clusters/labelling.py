@@ -1,6 +1,6 @@
 """What a person says of a run, step by step: saved as it is said, and every step can be undone.
 
-    labelling = Labelling(files, images, predicted, features, names, corrections)
+    labelling = Labelling(files, images, predicted, features, said)
     labelling.move(version, rows, cluster)      # both files are written before it returns
 
 Each step tells the version of what the person has seen; a step that builds on another one, because

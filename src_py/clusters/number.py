@@ -248,7 +248,6 @@ def _votes(best: dict[str, int], chosen: int) -> str:
 
 def save_plot(path: Path, evidence: Sequence[Evidence], recommended: int) -> None:
     """Writes a PNG with a small plot of each measure over K, the recommended K marked."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     titles = {
@@ -259,7 +258,6 @@ def save_plot(path: Path, evidence: Sequence[Evidence], recommended: int) -> Non
     }
     clusters = [each.clusters for each in evidence]
     figure = Figure(figsize=(9, 6), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
         axes.plot(clusters, [getattr(each, name) for each in evidence], marker="o", markersize=3)
         axes.axvline(recommended, color="tab:red", linestyle="--", linewidth=1)

@@ -8,10 +8,9 @@ import functools
 import hashlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,6 +130,8 @@ def _read_files(
     finder = RangeFinder()
     choose = finder if ranges is None else stored_range(ranges)
     nothing = torch.zeros(channels, 256, dtype=torch.int64)
+    counts = nothing.clone()
+    unreadable: dict[int, str] = {}
     deep: list[int] = []
 
     def read(row: int) -> torch.Tensor:
@@ -146,28 +147,21 @@ def _read_files(
             return nothing
         return histogram(torch.from_numpy(np.ascontiguousarray(pixels))[None])
 
-    def read_rows(rows: Sequence[int], description: str) -> Iterator[tuple[int, Any]]:
+    def read_rows(rows: Sequence[int], description: str) -> None:
         # Other processes of this machine wait for the first one, and then have what it has read.
         reading = decode_in_threads(read, rows, launched_as().local_size * available_cores())
         progress = progress_bar(description, len(rows), reading, hidden=not show)
-        return zip(rows, progress, strict=True)
-
-    counts = nothing.clone()
-    unreadable: dict[int, str] = {}
-    for row, result in read_rows(range(len(paths)), "reading"):
-        if isinstance(result, str):
-            unreadable[row] = result
-        else:
-            counts += result
-    if ranges is None:
-        ranges = finder.common()
-        choose = stored_range(ranges)
-        # Each was seen by its own range so far.
-        for row, result in read_rows(sorted(deep), "by common range"):
+        for row, result in zip(rows, progress, strict=True):
             if isinstance(result, str):
                 unreadable[row] = result
             else:
-                counts += result
+                counts.add_(result)
+
+    read_rows(range(len(paths)), "reading")
+    if ranges is None:
+        ranges = finder.common()
+        choose = stored_range(ranges)
+        read_rows(sorted(deep), "by common range")  # each was seen by its own so far
     skipped = [(names[row], unreadable[row]) for row in sorted(unreadable)]
     if not paths:
         kinds = " ".join(sorted(readable_formats())).lower()

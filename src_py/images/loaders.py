@@ -33,7 +33,6 @@ MEMORY_SHARE = 0.5  # of the device's memory that decoded images may take
 class ImageLoader(Protocol):
     """What the training loops ask of a set of images."""
 
-    image_size: int  # side in px
     world: World  # whose processes have each a part of a batch
     waited: float  # s, in all, for images that were still being decoded
 
@@ -59,7 +58,6 @@ class ResidentImages:
         self.images = images.to(device)
         self.world = world
         self.waited = 0.0
-        self.image_size = images.shape[-1]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,7 +87,6 @@ class StreamedImages:
         self.world = world
         self.waited = 0.0
         self.files = _SquareFiles(paths, image_size, channels, ranges or {})
-        self.image_size = image_size
         self.device = device
         self.workers = available_cores()
 
@@ -132,7 +129,7 @@ class StreamedImages:
         wrong = next((image for image in images if isinstance(image, str)), None)
         if wrong or images:
             return wrong or torch.stack([image for image in images if isinstance(image, Tensor)])
-        shape = (0, self.image_size, self.image_size, self.files.channels)
+        shape = (0, self.files.image_size, self.files.image_size, self.files.channels)
         return torch.empty(shape, dtype=torch.uint8)
 
 

@@ -1,6 +1,7 @@
 """Names and paths of many images, in little memory: one text for all of them."""
 
 import bisect
+import operator
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,7 @@ class Rows(Sequence[Item]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented
-        return len(self) == len(other) and all(map(_are_equal, self, other))
+        return len(self) == len(other) and all(map(operator.eq, self, other))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -120,7 +121,3 @@ def names_below(root: Path, paths: Iterable[Path]) -> Names:
 def _path_key(name: bytes) -> bytes:
     """Orders names as the tuples of their parts are ordered: a slash before any other character."""
     return name.replace(b"/", b"\0")
-
-
-def _are_equal(one: object, other: object) -> bool:
-    return one == other

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from src_py.images.decoding import Skipped
 from src_py.images.names import Names, Paths
 from src_py.images.ranges import DARK, DEEP_RGB, Ranges
 from src_py.images.tars import file_at
@@ -35,9 +36,6 @@ FLAT_CONTRAST = 8.0  # grey levels; a floor, so that noise does not count as con
 NEXT_IN_ORDER = 3
 HASHED_AT_ONCE = 16_384
 PAIRS_AT_ONCE = 20_000  # bounds the memory where all images look alike
-
-
-Listed = list[tuple[str, str]]  # path and reason
 
 
 class Duplicate(NamedTuple):
@@ -93,7 +91,7 @@ def describe_ranges(ranges: Ranges, dark: int) -> list[str]:
 
 
 def count_left_out(
-    unreadable: Listed, left_out: Listed, others: Counter[str], table: Path
+    unreadable: Skipped, left_out: Skipped, others: Counter[str], table: Path
 ) -> list[str]:
     """What of a folder is not read, by kind and reason: one line for what `table` lists, and one
     for files that are no pictures.
@@ -118,7 +116,7 @@ def count_left_out(
     return lines
 
 
-def _by_reason(listed: Listed) -> list[tuple[str, int]]:
+def _by_reason(listed: Skipped) -> list[tuple[str, int]]:
     """How often each reason is given, without its details, the most frequent first."""
     return Counter(re.split(r"[:(]", reason)[0].strip() for _, reason in listed).most_common()
 

@@ -76,7 +76,6 @@ def save_plot(path: Path, budgets: list[Budget], devices: list[str]) -> None:
     Args:
         devices: on which the runs were made, for the title.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
@@ -84,7 +83,6 @@ def save_plot(path: Path, budgets: list[Budget], devices: list[str]) -> None:
     sets = list(dict.fromkeys(each.images for each in shown))
     colors = {name: f"C{number}" for number, name in enumerate(_settings(shown))}
     figure = Figure(figsize=(4 * len(sets), 4), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, images in zip(figure.subplots(1, len(sets), squeeze=False).flat, sets, strict=True):
         panel = [each for each in shown if each.images == images]
         for setting in _settings(panel):

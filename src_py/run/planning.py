@@ -84,12 +84,12 @@ def plan(
             f"--batch-size {schedule.batch_size}: a batch of a single image has no batch "
             f"statistics: raise it"
         )
+    tried = (steps, trained, images, config, session, rows_per_image)
     seconds, is_decoding = None, False
     while seconds is None:
         started, waited = time.monotonic(), images.waited
-        arguments = (schedule.batch_size, steps, trained, images, config, session)
         # Each process tries its part for itself: the batch must fit into the memory of all.
-        own = _seconds_per_image_or_none(*arguments, rows_per_image)
+        own = _seconds_per_image_or_none(schedule.batch_size, *tried)
         seconds = world.slowest(own)
         is_decoding = images.waited - waited > WAITING_SHARE * (time.monotonic() - started)
         if seconds is None:
@@ -97,8 +97,7 @@ def plan(
     if config.minutes is None:
         return schedule
     if world.size > 1:  # what they wait for one another takes time too
-        arguments = (schedule.batch_size, steps, trained, images, config, session)
-        seconds = _seconds_per_image(*arguments, rows_per_image, world)
+        seconds = _seconds_per_image(schedule.batch_size, *tried, world)
     is_frozen = any(not p.requires_grad for p in trained["model"].parameters())
     look = FROZEN_LOOK if is_frozen else LOOK
     if isinstance(config, SimCLRConfig):

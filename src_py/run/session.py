@@ -172,9 +172,13 @@ class TrainingSession(TrainingStage):
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float().mean()
         self._bar.update(step.images)
 
+    def total(self, name: str) -> float:
+        """Sum of a recorded value over the steps of the epoch so far."""
+        return float(self._sums[name])
+
     def mean(self, name: str) -> float:
         """Mean of a recorded value over the steps of the epoch so far."""
-        return float(self._sums[name]) / self._steps
+        return self.total(name) / self._steps
 
     def report(self, epoch: int, health: ClusterHealth, *more: str) -> None:
         """Prints an epoch's health, adds it to its row of the log, and warns where it is bad.

@@ -1,6 +1,7 @@
 """Models in checkpoints: what rebuilds them, and how they must be shown images."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ def contrastive_content(model: ContrastiveModel, vocabulary: Vocabulary | None =
     """
     projection_dim = model.projection_head[-1].out_features
     content = {
-        "backbone": model.backbone.spec.as_dict(),
+        "backbone": asdict(model.backbone.spec),
         "projection_dim": projection_dim,
         "weights": _weights(model),
     }
@@ -44,7 +45,7 @@ def clustering_content(model: ClusteringModel, settings: DataSettings, temperatu
     return {
         "data": as_plain(settings),
         "temperature": temperature,
-        "backbone": model.backbone.spec.as_dict(),
+        "backbone": asdict(model.backbone.spec),
         "clusters": model.heads.clusters,
         "heads": model.heads.heads,
         "normalized": model.heads.space.normalized,

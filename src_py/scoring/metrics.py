@@ -293,7 +293,6 @@ def save_confusion_picture(
     Raises:
         ValueError: as contingency does.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     mapping = np.asarray(mapping)
@@ -309,7 +308,6 @@ def save_confusion_picture(
     cell = 0.42 if width <= 30 else 0.2  # inches: room for a percentage, or for a label only
     # Figure rather than pyplot: no global state, and a notebook keeps its own backend.
     figure = Figure(figsize=(cell * width + 3.5, cell * rows + 2.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     # Class names are not formulas: a "$" in one must not start mathematics.
