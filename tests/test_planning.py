@@ -65,8 +65,8 @@ def test_a_fast_device_gets_more_epochs(fit):
     )
     # 0.6 of 600 s less an exit (1 s), three more scripts (4 s each) and 28 looks at all images (0.2
     # of an epoch each): four, and twelve for the evidence in views of scan.py and of selflabel.py.
-    assert slow.epochs == pytest.approx(349, abs=1) and fast.epochs == pytest.approx(3519, abs=10)
-    assert slow.epochs * slow.images_per_epoch <= 350 * 1_000 + slow.epochs
+    # Of an epoch a second that is 349 epochs, and a quarter more for a load that may go away.
+    assert slow.epochs == pytest.approx(437, abs=1) and fast.epochs == pytest.approx(4399, abs=13)
 
 
 def test_a_look_is_longer_beside_an_epoch_of_smaller_views(fit):
@@ -232,9 +232,9 @@ def test_without_minutes_there_is_no_deadline(monkeypatch, plan):
     assert schedule.seconds is None and session.time_used == 0
 
 
-@pytest.mark.parametrize(("slowness", "is_cut_short"), [(1, False), (3, True)])
-def test_a_schedule_for_a_fast_machine_ends_in_time_on_a_slow_one(
-    monkeypatch, tmp_path, capsys, slowness, is_cut_short
+@pytest.mark.parametrize("slowness", [0.85, 1, 3])
+def test_a_pretext_takes_its_time_whatever_the_machine_does_meanwhile(
+    monkeypatch, tmp_path, slowness
 ):
     monkeypatch.chdir(tmp_path)
     clock = Clock(monkeypatch)
@@ -257,13 +257,12 @@ def test_a_schedule_for_a_fast_machine_ends_in_time_on_a_slow_one(
     training_loops.train_simclr(model, images, config, session)
     # 0.6 of 60 s less 13 s for exits and scripts and 28 looks of 0.4 s.
     left = 0.6 * (60 - 13 - 28 * 0.4)
-    epochs = session.files.begun("simclr")["schedule"]["epochs"]
-    assert epochs == 11
+    schedule = session.files.begun("simclr")["schedule"]
+    assert (schedule["epochs"], schedule["warmup_epochs"]) == (14, 0)  # 11, and a quarter more
     assert left - 1 <= session.seconds <= left + slowness * second * 16
     assert rates[0] == max(rates) > 0 and rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.02 * rates[0]
-    assert ("the time is up" in capsys.readouterr().out) == is_cut_short
-    assert (len(session.history) < epochs) == is_cut_short
+    assert len(session.history) == pytest.approx(11 / slowness, abs=1)
 
 
 def slow_steps(clock, seconds):

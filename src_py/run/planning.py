@@ -41,6 +41,9 @@ FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same imag
 SMALLEST_BATCH = 64  # that more steps are made of
 SMALLEST_THAT_TRAINS = 2  # images: batch statistics need more than one
 LIBRARIES_MAP = 2**28  # bytes, at most, that kernels and threads take besides the tensors
+# Epochs of the pretext beyond those that its measured speed allows. The clock decides when it ends,
+# and has the rate down by then: where a load goes away meanwhile, none of the time is left unused.
+HEADROOM = 1.25
 WARMUP_SHARE = 0.1  # of the epochs, at most
 MOST_RATE_FACTOR = 5.0  # beyond it Adam is not sure to converge
 
@@ -176,9 +179,13 @@ def fit_minutes(
     if schedule.ema_decay:
         horizon = max(1.0, AVERAGE_SHARE * schedule.steps)
         schedule = replace(schedule, ema_decay=min(schedule.ema_decay, 1 - 1 / horizon))
+    measured = schedule.epochs
+    if stage in PRETEXTS and passes > 1:
+        warmup = math.ceil(HEADROOM * schedule.warmup_epochs)
+        schedule = replace(schedule, epochs=math.ceil(HEADROOM * measured), warmup_epochs=warmup)
     faster = f", the learning rate times {rate_factor:.2f}" if rate_factor > 1 else ""
     session.say(
-        f"{stage}: {1 / seconds_per_image:,.0f} images/s measured; {schedule.epochs} epochs of "
+        f"{stage}: {1 / seconds_per_image:,.0f} images/s measured; {measured} epochs of "
         f"{schedule.images_per_epoch:,} images, {schedule.batch_size} a step, fit into "
         f"{max(left, 0):.0f} s of --minutes {minutes:g}{faster}"
     )
