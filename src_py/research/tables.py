@@ -23,7 +23,7 @@ ABOUT = {
     "parts": "Both recipes on digits, and each part of `best` left out in turn "
     "(`make results-parts`).",
     "side-by-side": "The same digits in colour with CIFAR-10's views, 20 + 10 + 10 epochs; "
-    "`best` has its own network and optimizer (`make results-side-by-side`).",
+    "`best` has its own network, optimizer, views (`make results-side-by-side`).",
     "digits-png": "All 1,797 digits as 8 px PNG files, nothing but `--data` given; scored on these "
     "same images (`make results-folder`).",
     "digits-long-tail": "Digits of which the most frequent is ten times as frequent as the rarest "
