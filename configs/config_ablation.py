@@ -36,10 +36,10 @@ VARIANTS = {
 class AblationConfig(LoadingOption, DeviceOption, RunConfig):
     recipes: str = f"{PAPER_RECIPE},{BEST_RECIPE}"  # separated by commas
     variants: str = ""
-    """of the recipe best: moco, compact and sgd (the compact network with its four views, by Muon
-    and by SGD), resnet18 and muon (ResNet-18 with two, likewise), two-views, uneven, merged,
-    mutual, no-mutual, no-components, strong-neighbors, no-prototypes, no-heads-first, no-reliable,
-    no-teacher; separated by commas"""
+    """of the recipe best: moco, compact and sgd (the compact network by Muon and by SGD, with four
+    views where they are crops), resnet18 and muon (ResNet-18 with two, likewise), two-views,
+    uneven, merged, mutual, no-mutual, no-components, strong-neighbors, no-prototypes,
+    no-heads-first, no-reliable, no-teacher; separated by commas"""
     seeds: str = "0,1,2"  # separated by commas
     simclr: str = ""  # options for simclr.py in all runs: --simclr="--width 16 --epochs 20"
     scan: str = ""  # options for scan.py

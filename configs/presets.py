@@ -21,7 +21,7 @@ class Preset:
         channels: 1 (grey) or 3.
         mean, std: per channel, of pixels in [0, 1]; None to measure them.
         stages: options of a stage that differ from its config module's, by the script's name, in
-            both recipes: views, width, schedule.
+            both recipes: augmentations, width, schedule.
         best: further options of the recipe 'best', besides or in the place of BEST and `stages`.
         classes: the only class folders that are read of each split, sorted; () for all images.
     """

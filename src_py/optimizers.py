@@ -206,9 +206,9 @@ class PretextRate:
         """
         Args:
             epochs: that have been trained, also parts of one.
-            time_used: of what the stage may take, a fraction. Where the machine has become slower
-                than the epochs were planned for, the clock is ahead of them and decides, so that
-                the rate is down when the time is up.
+            time_used: of what the stage may take, a fraction. The clock is ahead of the epochs and
+                decides, unless the machine has become much faster than they were planned for, so
+                that the rate is down when the time is up.
         """
         progress = max(epochs / self.epochs, time_used)
         for group in self.optimizer.param_groups:

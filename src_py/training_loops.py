@@ -130,7 +130,7 @@ def _train_pretext(
     config: SimCLRConfig,
     session: TrainingSession,
 ) -> None:
-    """SGD with a cosine schedule, for either generator of steps."""
+    """SGD or Muon with a cosine schedule, for either generator of steps."""
     trained["model"].train()
     schedule = session.stored_schedule(len(images)) or plan(steps, trained, images, config, session)
     rate = PretextRate(trained["optimizer"], config, schedule)

@@ -104,12 +104,21 @@ def test_the_table_shows_spread_and_the_worst_seed():
         ("--backbone=compact --optimizer muon", False),  # of two views, and of four
         ("--backbone=compact --optimizer muon --views 2", True),
         ("--init resnet18", True),
+        ("--backbone resnet18 --image-size 32", True),
+        ("--backbone resnet18 --augment.crop-scale 0.3 1", False),  # the number of views may differ
     ],
 )
 def test_recipes_share_a_pretext_only_where_all_of_it_is_the_same(simclr, shared):
     config = AblationConfig(preset="cifar10", device="cpu", simclr=simclr)
     source = ablation._pretext_source(config, "best", "cifar10-{}-seed0")
     assert (source is not None) == shared
+
+
+def test_small_images_of_a_large_set_are_for_another_network():
+    config = AblationConfig(preset="stl10", device="cpu", simclr="--image-size 32")
+    assert ablation._pretext_source(config, "best", "stl10-{}-seed0") is None
+    config = AblationConfig(preset="stl10", device="cpu")
+    assert ablation._pretext_source(config, "best", "stl10-{}-seed0") is not None
 
 
 def test_views_that_are_no_crops_are_two_in_both_recipes():

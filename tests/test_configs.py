@@ -265,6 +265,10 @@ def test_a_pretext_begun_before_views_could_be_chosen_keeps_its_two(command_line
     config = command_line("simclr", "--run", "mine")
     assert (config.views, config.view_side) == (2, 1.0)
     assert command_line("simclr", "--run", "mine", "--restart").views is None
+    others = command_line("simclr", "--run", "mine", "--views", "4")
+    RunFiles("mine").output("simclr").write_bytes(b"")
+    with pytest.raises(UserError, match=r"was begun with --views 2 \(now 4\)"):
+        TrainingSession(others, "simclr", choose_hardware("cpu"))
 
 
 def test_the_configuration_is_shown_before_torch_is_loaded(run_script, tmp_path):

@@ -182,7 +182,7 @@ def test_training_ends_at_its_deadline(monkeypatch, capsys):
     # Begun after 10, 18, 26 | 34, 42 of the 50 s: the fifth is the last.
     assert trained == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     assert session.time_used == 1
-    assert "scan: the time is up after 2 epochs" in capsys.readouterr().out
+    assert "scan: the time is up in epoch 2" in capsys.readouterr().out
     assert [row["epoch"] for row in session.history] == [1, 2]
 
 
@@ -221,7 +221,7 @@ def test_a_resumed_stage_keeps_its_deadline(monkeypatch, capsys):
     trained = train_by_the_clock(resumed, clock, epochs=9, steps=1, step_seconds=30)
     # Two epochs took 60 s, the new start 5 s: steps begin after 65 and 95 of the 100 s.
     assert trained == [(2, 0), (3, 0)]
-    assert "scan: the time is up after 4 epochs" in capsys.readouterr().out
+    assert "scan: the time is up in epoch 4" in capsys.readouterr().out
     assert resumed.seconds == 125
 
 

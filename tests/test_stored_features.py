@@ -248,7 +248,7 @@ def test_what_a_person_says_is_learned_whatever_the_evidence(mined):
 def test_heads_end_with_their_minutes(mined, capsys):
     main_of("scan")(ScanConfig(**RUN, **SCAN, components=8))
     main_of("selflabel")(SelfLabelConfig(**RUN, epochs=1000, minutes=0.01))
-    assert "the time is up after 1 epochs" in capsys.readouterr().out
+    assert "the time is up in epoch 1" in capsys.readouterr().out
 
 
 def test_other_views_make_what_was_learned_from_them_stale(mined, tmp_path, monkeypatch):

@@ -358,7 +358,7 @@ def test_every_stage_ends_by_the_clock(monkeypatch, capsys, stage):
     session = train_slowly(stage, monkeypatch, seconds=6)
     assert session.seconds == 6
     assert [row["epoch"] for row in session.history] == [1, 2]
-    assert f"{stage}: the time is up after 2 epochs" in capsys.readouterr().out
+    assert f"{stage}: the time is up in epoch 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -182,9 +182,13 @@ def _pretexts_are_alike(config: AblationConfig) -> bool:
         return False
     words = " ".join(config.options_of("simclr")).replace("=", " ").split()
     given = dict(pairwise(words))
+    if "--augment.crop-scale" in given:
+        return False  # the number of views may go by it
     for name in ("backbone", "optimizer", "init"):
         if as_flag(name) in given:
             options[name] = given[as_flag(name)]
+    if given.get("--image-size", "").isdigit():
+        options["image_size"] = int(given["--image-size"])
     if "--views" in given:
         options["views"] = 2  # in both, however many they are
     hardware = choose_hardware(config.device)

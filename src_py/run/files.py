@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOG_ROOT = Path("logs")
 DOWNLOAD_FOLDER = Path("data")  # of the sets that have names
 
+ONLY_VIEWS = {"views": 2, "view_side": 1.0}  # of a pretext that was begun before there was a choice
 REMEMBERED_FROM = 2**20  # bytes, of a file whose SHA-256 is worth remembering
 RECORD_PAUSES = (0.1, 0.4, 0.0)  # s, between looks at a file that does not go with its record
 
@@ -250,7 +251,10 @@ class RunFiles:
         """
         path = self.begun_config(stage)
         remedy = f"delete it, then {self.remedy(stage)}"
-        return read_record(path, records.BEGUN, remedy) or self.record(stage)
+        stored = read_record(path, records.BEGUN, remedy) or self.record(stage)
+        if stored is not None and stage in PRETEXTS:
+            stored["config"] = ONLY_VIEWS | stored["config"]
+        return stored
 
     def settled(self, script: str = "") -> dict[str, Any] | None:
         """What the run remembers of its images and options; None before it was begun.

@@ -333,8 +333,6 @@ def _layers(
     if stored is None:
         return
     given = {k: v for k, v in stored["config"].items() if k in values and k not in FREE_OPTIONS}
-    if script in PRETEXTS and "views" not in given:  # before there was a choice
-        given |= {"views": 2, "view_side": 1.0}
     had = given.get("minutes")
     if "minutes" in values and had == stored.get("run_minutes", had) and files.is_stale(script):
         given["minutes"] = minutes  # not its own: it begins again, in the time that the run has now

@@ -181,7 +181,7 @@ def fit_minutes(
         schedule = replace(schedule, ema_decay=min(schedule.ema_decay, 1 - 1 / horizon))
     measured = schedule.epochs
     if stage in PRETEXTS and passes > 1:
-        warmup = math.ceil(HEADROOM * schedule.warmup_epochs)
+        warmup = int(HEADROOM * schedule.warmup_epochs)
         schedule = replace(schedule, epochs=math.ceil(HEADROOM * measured), warmup_epochs=warmup)
     faster = f", the learning rate times {rate_factor:.2f}" if rate_factor > 1 else ""
     session.say(

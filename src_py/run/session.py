@@ -158,7 +158,7 @@ class TrainingSession(TrainingStage):
                 is_last = is_over or epoch + 1 == total
                 self._close_epoch(epoch, time.monotonic() - started, is_last)
                 if is_over and epoch + 1 < total:
-                    self.say(f"{self.stage}: the time is up after {epoch + 1} epochs")
+                    self.say(f"{self.stage}: the time is up in epoch {epoch + 1}")
                     return
                 if time.monotonic() - stored_at >= self._store_every and epoch + 1 < total:
                     self._store(state, epoch + 1)
