@@ -41,8 +41,8 @@ FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same imag
 SMALLEST_BATCH = 64  # that more steps are made of
 SMALLEST_THAT_TRAINS = 2  # images: batch statistics need more than one
 LIBRARIES_MAP = 2**28  # bytes, at most, that kernels and threads take besides the tensors
-# Epochs of the pretext beyond those that its measured speed allows. The clock decides when it ends,
-# and has the rate down by then: where a load goes away meanwhile, none of the time is left unused.
+# The pretext's epochs, as a multiple of those that its measured speed allows: where a load goes
+# away meanwhile, the time is used. The clock decides when it ends, and has the rate down by then.
 HEADROOM = 1.25
 WARMUP_SHARE = 0.1  # of the epochs, at most
 MOST_RATE_FACTOR = 5.0  # beyond it Adam is not sure to converge
