@@ -1,6 +1,5 @@
 """The pairs that SCAN trains on: every image with the neighbors that may be drawn for it."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from configs.config_scan import ScanConfig
-from src_py.feature_space import BLOCK
+from src_py.feature_space import BLOCK, gathered
 from src_py.losses import ScanLoss, scan_loss, whole_scan_loss
 from src_py.mining.neighbor_graph import mutual_first
 from src_py.models import ClusterHeads
 from src_py.stored_features import StoredFeatures
 
-LOGITS_AT_ONCE = 2**24  # numbers, of all images
+LOGITS_AT_ONCE = 2**23  # numbers, of all images
+LEAST_AGREEMENT = torch.finfo(torch.float32).tiny  # of two images, where the true one is 0
 
 
 @dataclass(frozen=True)
@@ -81,30 +81,41 @@ class NeighborPairs:
         return scan_loss(anchor_logits, neighbor_logits, entropy_weight, evenness)
 
     @torch.no_grad()
-    def loss(self, logits: Tensor, entropy_weight: float, evenness: float = 1.0) -> ScanLoss:
+    def loss(
+        self,
+        logits: Tensor,
+        entropy_weight: float,
+        evenness: float = 1.0,
+        scratch: Path | None = None,
+    ) -> ScanLoss:
         """The SCAN loss of every head over all pairs, a block of images at a time.
+
+        The agreement of two images, <p, q>, counts as LEAST_AGREEMENT where float32 has 0.
 
         Args:
             logits: (H, N, C) float32 of all images.
+            scratch: see `feature_space.in_blocks`.
 
         Returns:
             terms of shape (H,).
         """
-        consistency, pairs = torch.zeros(len(logits), device=logits.device), 0
-        log_sizes = []  # of the clusters: the images' probabilities, added up
+        softmaxes = (block.softmax(dim=2).permute(1, 2, 0) for block in logits.split(BLOCK, dim=1))
+        # Heads last: processors add up whole rows of them.
+        probabilities = gathered(softmaxes, len(self), scratch=scratch)  # (N, C, H)
+        log_agreement, pairs = torch.zeros(len(logits), device=logits.device), 0
+        sizes = torch.zeros(logits.shape[2], len(logits), device=logits.device)  # (C, H)
         for block in torch.arange(len(self), device=logits.device).split(BLOCK):
-            log_sizes.append(logits[:, block].log_softmax(dim=2).logsumexp(dim=1))  # (H, C)
+            sizes += probabilities[block].sum(dim=0)
             for column in range(self.neighbors.shape[1]):
                 rows = block[self.counts[block] > column]
-                if len(rows):
-                    others = logits[:, self.neighbors[rows, column]]
-                    consistency += len(rows) * scan_loss(logits[:, rows], others, 0.0).consistency
-                    pairs += len(rows)
-        log_mean = torch.stack(log_sizes).logsumexp(dim=0) - math.log(len(self))
-        entropy = -(log_mean.exp() * log_mean).sum(dim=1)
+                others = probabilities[self.neighbors[rows, column]]
+                agreement = others.mul_(probabilities[rows]).sum(dim=1)  # (B, H)
+                log_agreement += agreement.clamp(min=LEAST_AGREEMENT).log().sum(dim=0)
+                pairs += len(rows)
+        entropy = torch.special.entr(sizes / len(self)).sum(dim=0)
         # The sizes' part of the loss does not depend on which neighbors were compared.
         return whole_scan_loss(
-            consistency / pairs, entropy, logits.shape[2], entropy_weight, evenness
+            -log_agreement / pairs, entropy, logits.shape[2], entropy_weight, evenness
         )
 
     def losses(self, heads: ClusterHeads, stored: StoredFeatures, config: ScanConfig) -> Tensor:
@@ -117,4 +128,7 @@ class NeighborPairs:
         weights = (config.entropy_weight, config.evenness)
         numbers = torch.arange(heads.heads).split(at_once)
         parts = (heads.keep(part.tolist()) for part in numbers)
-        return torch.cat([self.loss(stored.all_logits(part), *weights).total for part in parts])
+        found = [
+            self.loss(stored.all_logits(part), *weights, stored.scratch).total for part in parts
+        ]
+        return torch.cat(found)

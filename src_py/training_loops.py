@@ -249,7 +249,7 @@ def keep_best_head(
     """
     scratch = session.files.checkpoints
     logits = all_logits(model, images, session.hardware, config.batch_size, scratch)
-    totals = pairs.loss(logits, config.entropy_weight, config.evenness).total
+    totals = pairs.loss(logits, config.entropy_weight, config.evenness, scratch).total
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
     return ClusteringModel(model.backbone, model.heads.keep([best])), logits[best]

@@ -1,5 +1,7 @@
 """Which pairs SCAN draws, and their loss over the whole set."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -45,6 +47,15 @@ def test_the_loss_over_all_pairs_is_the_mean_over_neighbor_columns():
     full = NeighborPairs.of(neighbors.numpy(), CPU).loss(logits, 5.0)
     each = [scan_loss(logits[1], logits[1][neighbors[:, column]], 5.0) for column in range(3)]
     torch.testing.assert_close(full.total[1], torch.stack([e.total for e in each]).mean())
+
+
+def test_the_loss_over_all_pairs_stays_finite_where_they_disagree_for_certain():
+    logits = torch.tensor([[[500.0, 0.0], [0.0, 500.0], [500.0, 0.0]]])
+    found = NeighborPairs.of(np.array([[1], [2], [0]]), CPU).loss(logits, 5.0)
+    least = -math.log(torch.finfo(torch.float32).tiny)
+    torch.testing.assert_close(found.consistency, torch.tensor([least * 2 / 3]))
+    shares = torch.tensor([2 / 3, 1 / 3])
+    torch.testing.assert_close(found.entropy, -(shares * shares.log()).sum()[None])
 
 
 def test_the_loss_over_mutual_pairs_leaves_the_others_out():

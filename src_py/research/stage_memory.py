@@ -50,9 +50,10 @@ ROUTES = {
 }
 
 
-def measure(sizes: list[int]) -> list[dict]:
+def measure(sizes: list[int]) -> Iterator[dict]:
     """A row for each stage, route and number of images."""
-    return [row for size in sizes for row in _rows(size)]
+    for size in sizes:
+        yield from _rows(size)
 
 
 def _rows(images: int) -> Iterator[dict]:
@@ -105,5 +106,7 @@ def _write_shard(path: Path, images: int) -> None:
 
 if __name__ == "__main__":
     out, *asked = sys.argv[1:]
-    found = {"torch": torch.__version__, "rows": measure([int(size) for size in asked])}
-    write_json(Path(out), found)
+    found: list[dict] = []
+    for measured in measure([int(size) for size in asked]):
+        found.append(measured)
+        write_json(Path(out), {"torch": torch.__version__, "rows": found})
