@@ -89,12 +89,11 @@ clean:
 # SIMCLR: more options of simclr.py.
 RECIPE ?= best
 SEEDS ?= 0
-WIDTH ?= $(shell $(BIN)/python -c "import torch; print(64 if torch.cuda.is_available() else 16)")
 OUT ?= out/cifar10-$(MINUTES)min
 cifar10: MINUTES ?= 25
 cifar10: $(VENV)/installed
 	$(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes $(RECIPE) --seeds $(SEEDS) \
-	    --simclr="--minutes $(MINUTES) --width $(WIDTH) $(SIMCLR)" --pixels --out $(OUT)
+	    --simclr="--minutes $(MINUTES) $(SIMCLR)" --pixels --out $(OUT)
 
 # What a second process on this machine gains.
 results-processes: $(VENV)/installed
@@ -179,7 +178,7 @@ minutes_digits := --preset digits
 minutes_fashion_mnist = --preset fashion_mnist $(if $(FASHION),--data "$(FASHION)")
 minutes_cifar10 = --preset cifar10 --data "$(or $(DATA),$(error make results-minutes: say which folder has CIFAR-10: DATA=cifar10))"
 small_fashion_mnist := --width 16 --image-size 20
-small_cifar10 := --width 16 --image-size 24
+small_cifar10 = --width $$(test $$minutes -lt 30 && echo 16 || echo 32) --image-size 24
 results-minutes: MINUTES ?= 3 10 30 60
 results-minutes: $(VENV)/installed
 	set -e; for minutes in $(MINUTES); do $(foreach set,$(SETS), \

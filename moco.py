@@ -35,7 +35,9 @@ def main(config: MoCoConfig) -> None:
     session.remember(settled(config, settings, opened))
 
     torch.manual_seed(config.seed)
-    spec = new_spec(config.backbone, config.width, settings.channels, settings.image_size)
+    spec = new_spec(
+        config.backbone, config.width_of_network, settings.channels, settings.image_size
+    )
     model = ContrastiveModel(spec, config.projection_dim)
     model.backbone.set_statistics(settings.mean, settings.std)
     hardware.place(model, config.compile)

@@ -50,7 +50,9 @@ def main(config: SimCLRConfig) -> None:
     if config.init:
         model, vocabulary = pretrained_model(config, settings)
     else:
-        spec = new_spec(config.backbone, config.width, settings.channels, settings.image_size)
+        spec = new_spec(
+            config.backbone, config.width_of_network, settings.channels, settings.image_size
+        )
         model = ContrastiveModel(spec, config.projection_dim)
     model.backbone.set_statistics(settings.mean, settings.std)
     hardware.place(model, config.compile)

@@ -8,6 +8,7 @@ from configs.base_config import TrainingConfig
 from src_py.augmentation import SIMCLR_VIEW, Augmentation
 from src_py.run.errors import UserError
 
+PAPER_WIDTH = 64
 SMALLEST_VIEW = 4  # px
 
 
@@ -33,8 +34,9 @@ class SimCLRConfig(TrainingConfig):
     """the network: the paper's, its deeper one for ImageNet, or a compact one that learns small
     images in a fraction of the time; auto: compact on a CPU for images of up to 64 px, unless
     --recipe paper, else resnet18 (--init has its own)"""
-    width: int = 64
-    """channels of its first stage; features have eight times as many, of resnet50 32 times"""
+    width: int | None = None
+    """channels of its first stage; features have eight times as many, of resnet50 32 times
+    (default: 64, as published; 32 of the compact network on a CPU, unless --recipe paper)"""
     freeze: bool = False
     """leave the weights as they are after this stage: scan.py trains heads alone, and selflabel.py
     too, unless with --fine-tune (those of --init without --fine-tune always stay)"""
@@ -62,6 +64,10 @@ class SimCLRConfig(TrainingConfig):
             raise UserError(
                 "--words: needs weights that know text and stay: --init clip or siglip2"
             )
+
+    @property
+    def width_of_network(self) -> int:
+        return self.width or PAPER_WIDTH
 
     @property
     def views_of_image(self) -> int:

@@ -102,7 +102,8 @@ def test_the_table_shows_spread_and_the_worst_seed():
         ("--backbone resnet18", True),
         ("--backbone=compact", False),  # by SGD, and by Muon
         ("--backbone=compact --optimizer muon", False),  # of two views, and of four
-        ("--backbone=compact --optimizer muon --views 2", True),
+        ("--backbone=compact --optimizer muon --views 2", False),  # of two widths
+        ("--backbone=compact --optimizer muon --views 2 --width 16", True),
         ("--init resnet18", True),
         ("--backbone resnet18 --image-size 32", True),
         ("--backbone resnet18 --augment.crop-scale 0.3 1", False),  # the number of views may differ

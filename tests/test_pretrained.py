@@ -351,6 +351,23 @@ def test_the_compact_network_sees_more_and_smaller_crops(case):
     assert [settled.views, settled.view_side] == expected
 
 
+WIDTHS = {  # options, device -> width
+    "compact on a CPU": ({}, "cpu", 32),
+    "published": ({"recipe": "paper"}, "cpu", 64),
+    "on a GPU": ({"backbone": "compact"}, "cuda", 64),
+    "ResNet-18": ({"backbone": "resnet18"}, "cpu", 64),
+    "the preset's": (PRESETS["digits"].stage("simclr", "best"), "cpu", 16),
+    "said": ({"width": 48}, "cpu", 48),
+}
+
+
+@pytest.mark.parametrize("case", WIDTHS)
+def test_the_compact_network_is_thinner_on_a_cpu(case):
+    options, device, expected = WIDTHS[case]
+    settled = settle_network(SimCLRConfig(**options), Hardware(torch.device(device), None))
+    assert settled.width == settled.width_of_network == expected
+
+
 def test_moco_has_two_views():
     settled = settle_network(MoCoConfig(), Hardware(torch.device("cpu"), None))
     assert [settled.views, settled.view_side] == [2, 1.0]

@@ -93,7 +93,7 @@ def settle_images(
     set_bytes = count * channels * size * size
     mode, _ = choose_loading(config.loading, set_bytes, hardware.device)
     cached_bytes = set_bytes if mode == "resident" else 0
-    written = bytes_written(count, config.width, config.backbone)
+    written = bytes_written(count, config.width_of_network, config.backbone)
     require_disk_space(config.files, cached_bytes + written)
     place = (source, None if root is None else str(root))
     draft = DataSettings(*place, size, channels, (), (), classes=preset.classes)

@@ -187,8 +187,9 @@ def _pretexts_are_alike(config: AblationConfig) -> bool:
     for name in ("backbone", "optimizer", "init"):
         if as_flag(name) in given:
             options[name] = given[as_flag(name)]
-    if given.get("--image-size", "").isdigit():
-        options["image_size"] = int(given["--image-size"])
+    for name in ("image_size", "width"):
+        if given.get(as_flag(name), "").isdigit():
+            options[name] = int(given[as_flag(name)])
     if "--views" in given:
         options["views"] = 2  # in both, however many they are
     hardware = choose_hardware(config.device)
