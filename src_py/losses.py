@@ -109,11 +109,11 @@ def scan_loss(
     """
     _check_pair("anchor_logits", anchor_logits, "neighbor_logits", neighbor_logits, ranks=(2, 3))
     with _no_autocast(anchor_logits):
-        log_anchor = _widen(anchor_logits).log_softmax(dim=-1)  # (..., B, C)
-        log_neighbor = _widen(neighbor_logits).log_softmax(dim=-1)
-        consistency = -(log_anchor + log_neighbor).logsumexp(dim=-1).mean(dim=-1)
-        log_mean = log_anchor.logsumexp(dim=-2) - math.log(log_anchor.shape[-2])  # (..., C)
-        entropy = -(log_mean.exp() * log_mean).sum(dim=-1)
+        log_anchor = _heads_last(_widen(anchor_logits)).log_softmax(dim=1)  # (B, C) or (B, C, H)
+        log_neighbor = _heads_last(_widen(neighbor_logits)).log_softmax(dim=1)
+        consistency = -(log_anchor + log_neighbor).logsumexp(dim=1).mean(dim=0)
+        log_mean = log_anchor.logsumexp(dim=0) - math.log(len(log_anchor))
+        entropy = -(log_mean.exp() * log_mean).sum(dim=0)
         clusters = anchor_logits.shape[-1]
         return whole_scan_loss(consistency, entropy, clusters, entropy_weight, evenness)
 
@@ -175,6 +175,11 @@ def self_label_loss(
 def _widen(tensor: Tensor) -> Tensor:
     """float64 as it is, anything else in float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _heads_last(logits: Tensor) -> Tensor:
+    """(H, B, C) as (B, C, H): for many heads processors then work on whole rows of them."""
+    return logits.movedim(0, -1) if logits.ndim == 3 else logits
 
 
 def _no_autocast(tensor: Tensor) -> torch.autocast:
