@@ -1,5 +1,6 @@
 """The pairs that SCAN trains on: every image with the neighbors that may be drawn for it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from src_py.mining.neighbor_graph import mutual_first
 from src_py.models import ClusterHeads
 from src_py.stored_features import StoredFeatures
 
-LOGITS_AT_ONCE = 2**23  # numbers, of all images
-LEAST_AGREEMENT = torch.finfo(torch.float32).tiny  # of two images, where the true one is 0
+PROBABILITIES_AT_ONCE = 2**24  # numbers, of all images
+LEAST_AGREEMENT = torch.finfo(torch.float32).tiny  # of two images
 
 
 @dataclass(frozen=True)
@@ -83,28 +84,28 @@ class NeighborPairs:
     @torch.no_grad()
     def loss(
         self,
-        logits: Tensor,
+        logits: Iterable[Tensor],
         entropy_weight: float,
         evenness: float = 1.0,
         scratch: Path | None = None,
     ) -> ScanLoss:
         """The SCAN loss of every head over all pairs, a block of images at a time.
 
-        The agreement of two images, <p, q>, counts as LEAST_AGREEMENT where float32 has 0.
+        The agreement of two images, <p, q>, counts as LEAST_AGREEMENT where it is smaller.
 
         Args:
-            logits: (H, N, C) float32 of all images.
+            logits: (H, B, C) float32 of consecutive images, together of all.
             scratch: see `feature_space.in_blocks`.
 
         Returns:
             terms of shape (H,).
         """
-        softmaxes = (block.softmax(dim=2).permute(1, 2, 0) for block in logits.split(BLOCK, dim=1))
+        softmaxes = (block.softmax(dim=2).permute(1, 2, 0) for block in logits)
         # Heads last: processors add up whole rows of them.
         probabilities = gathered(softmaxes, len(self), scratch=scratch)  # (N, C, H)
-        log_agreement, pairs = torch.zeros(len(logits), device=logits.device), 0
-        sizes = torch.zeros(logits.shape[2], len(logits), device=logits.device)  # (C, H)
-        for block in torch.arange(len(self), device=logits.device).split(BLOCK):
+        sizes = torch.zeros_like(probabilities[0])  # (C, H)
+        log_agreement, pairs = torch.zeros_like(sizes[0]), 0
+        for block in torch.arange(len(self), device=probabilities.device).split(BLOCK):
             sizes += probabilities[block].sum(dim=0)
             for column in range(self.neighbors.shape[1]):
                 rows = block[self.counts[block] > column]
@@ -112,10 +113,11 @@ class NeighborPairs:
                 agreement = others.mul_(probabilities[rows]).sum(dim=1)  # (B, H)
                 log_agreement += agreement.clamp(min=LEAST_AGREEMENT).log().sum(dim=0)
                 pairs += len(rows)
-        entropy = torch.special.entr(sizes / len(self)).sum(dim=0)
+        sizes /= len(self)
+        entropy = -torch.xlogy(sizes, sizes).sum(dim=0)
         # The sizes' part of the loss does not depend on which neighbors were compared.
         return whole_scan_loss(
-            -log_agreement / pairs, entropy, logits.shape[2], entropy_weight, evenness
+            -log_agreement / pairs, entropy, len(sizes), entropy_weight, evenness
         )
 
     def losses(self, heads: ClusterHeads, stored: StoredFeatures, config: ScanConfig) -> Tensor:
@@ -124,11 +126,10 @@ class NeighborPairs:
         Args:
             stored: features as the heads see them.
         """
-        at_once = max(1, LOGITS_AT_ONCE // (len(self) * heads.clusters))
+        at_once = max(1, PROBABILITIES_AT_ONCE // (len(self) * heads.clusters))
         weights = (config.entropy_weight, config.evenness)
         numbers = torch.arange(heads.heads).split(at_once)
         parts = (heads.keep(part.tolist()) for part in numbers)
-        found = [
-            self.loss(stored.all_logits(part), *weights, stored.scratch).total for part in parts
-        ]
+        blocks = stored.plain.split(BLOCK)
+        found = [self.loss(map(part, blocks), *weights, stored.scratch).total for part in parts]
         return torch.cat(found)

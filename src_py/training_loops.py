@@ -17,6 +17,7 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.augmentation import PLAIN_VIEW
 from src_py.clusters.health import ClusterCounts
+from src_py.feature_space import BLOCK
 from src_py.images.loaders import ImageLoader, shuffled_batches
 from src_py.inference import all_logits
 from src_py.losses import info_nce, nt_xent, scan_loss, self_label_loss
@@ -249,7 +250,8 @@ def keep_best_head(
     """
     scratch = session.files.checkpoints
     logits = all_logits(model, images, session.hardware, config.batch_size, scratch)
-    totals = pairs.loss(logits, config.entropy_weight, config.evenness, scratch).total
+    blocks = logits.split(BLOCK, dim=1)
+    totals = pairs.loss(blocks, config.entropy_weight, config.evenness, scratch).total
     best = int(totals.argmin())
     session.say(f"scan: head {best} of {len(totals)} kept, its loss {totals[best]:.4f}")
     return ClusteringModel(model.backbone, model.heads.keep([best])), logits[best]

@@ -44,14 +44,14 @@ def test_only_mutual_neighbors_are_drawn():
 def test_the_loss_over_all_pairs_is_the_mean_over_neighbor_columns():
     logits = torch.randn(2, 10, 4)
     neighbors = torch.randint(10, (10, 3))
-    full = NeighborPairs.of(neighbors.numpy(), CPU).loss(logits, 5.0)
+    full = NeighborPairs.of(neighbors.numpy(), CPU).loss(logits.split(4, dim=1), 5.0)
     each = [scan_loss(logits[1], logits[1][neighbors[:, column]], 5.0) for column in range(3)]
     torch.testing.assert_close(full.total[1], torch.stack([e.total for e in each]).mean())
 
 
 def test_the_loss_over_all_pairs_stays_finite_where_they_disagree_for_certain():
     logits = torch.tensor([[[500.0, 0.0], [0.0, 500.0], [500.0, 0.0]]])
-    found = NeighborPairs.of(np.array([[1], [2], [0]]), CPU).loss(logits, 5.0)
+    found = NeighborPairs.of(np.array([[1], [2], [0]]), CPU).loss([logits], 5.0)
     least = -math.log(torch.finfo(torch.float32).tiny)
     torch.testing.assert_close(found.consistency, torch.tensor([least * 2 / 3]))
     shares = torch.tensor([2 / 3, 1 / 3])
@@ -60,6 +60,6 @@ def test_the_loss_over_all_pairs_stays_finite_where_they_disagree_for_certain():
 
 def test_the_loss_over_mutual_pairs_leaves_the_others_out():
     logits = torch.randn(1, 4, 3)
-    found = NeighborPairs.of(NEIGHBORS, CPU, mutual=True).loss(logits, 5.0)
+    found = NeighborPairs.of(NEIGHBORS, CPU, mutual=True).loss([logits], 5.0)
     expected = scan_loss(logits, logits[:, torch.tensor([1, 0, 3, 2])], 5.0)
     torch.testing.assert_close(found.total, expected.total)

@@ -337,7 +337,7 @@ def test_the_heads_of_lowest_loss_go_on():
         session = TrainingSession(config, "scan", FLOAT32)
         kept[count], epochs = train_heads(StoredFeatures(features), pairs, config, session)
         assert epochs == 600  # of one step each
-    totals = pairs.loss(kept[6](features).detach(), config.entropy_weight).total
+    totals = pairs.loss([kept[6](features).detach()], config.entropy_weight).total
     assert totals.tolist() == sorted(totals.tolist()) and totals[0] < totals[-1]
     torch.testing.assert_close(kept[2](features), kept[6](features)[:2])
 

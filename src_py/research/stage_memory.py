@@ -106,7 +106,8 @@ def _write_shard(path: Path, images: int) -> None:
 
 if __name__ == "__main__":
     out, *asked = sys.argv[1:]
-    found: list[dict] = []
+    partial, found = Path(f"{out}.partial"), []
     for measured in measure([int(size) for size in asked]):
         found.append(measured)
-        write_json(Path(out), {"torch": torch.__version__, "rows": found})
+        write_json(partial, {"torch": torch.__version__, "rows": found})
+    partial.replace(out)

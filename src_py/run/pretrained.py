@@ -48,8 +48,8 @@ def settle_network(config: PretextConfig, hardware: Hardware) -> PretextConfig:
     paper's network stays what nobody has to ask for, since longer trainings have not been compared.
     Four small crops of each image teach the compact network more in that time than two large ones:
     they take little longer, and each meets three positives. What is no crop stays as large as the
-    image, as which it will be shown later. And on a CPU half the paper's width learnt more in a
-    quarter of an hour than a wider network or a thinner one.
+    image, as which it will be shown later. In what a CPU computes in a quarter of an hour half the
+    paper's width learnt more than all of it, and more than a quarter.
     """
     backbone, optimizer = config.backbone, config.optimizer
     is_published = config.recipe == PAPER_RECIPE
