@@ -41,10 +41,13 @@ def test_only_mutual_neighbors_are_drawn():
     assert torch.equal(drawn, torch.tensor([1, 0, 3, 2]).repeat(50))
 
 
-def test_the_loss_over_all_pairs_is_the_mean_over_neighbor_columns():
+def test_the_loss_over_all_pairs_is_the_mean_over_neighbor_columns(monkeypatch, tmp_path):
+    monkeypatch.setattr("src_py.neighbor_pairs.BLOCK", 3)
     logits = torch.randn(2, 10, 4)
     neighbors = torch.randint(10, (10, 3))
-    full = NeighborPairs.of(neighbors.numpy(), CPU).loss(logits.split(4, dim=1), 5.0)
+    full = NeighborPairs.of(neighbors.numpy(), CPU).loss(
+        logits.split(4, dim=1), 5.0, scratch=tmp_path
+    )
     each = [scan_loss(logits[1], logits[1][neighbors[:, column]], 5.0) for column in range(3)]
     torch.testing.assert_close(full.total[1], torch.stack([e.total for e in each]).mean())
 
