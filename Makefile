@@ -108,6 +108,7 @@ results-mining: $(VENV)/installed
 
 results-memory: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m src_py.research.stage_memory results/memory.json 10000 100000
+	OMP_NUM_THREADS=1 $(BIN)/python -m src_py.research.stage_memory results/memory-million.json 1000000
 
 # The options of make demo with twenty seeds, on one thread and on two.
 TWENTY := 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19

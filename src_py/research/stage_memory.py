@@ -2,6 +2,8 @@
 
     python -m src_py.research.stage_memory results/memory.json 10000 100000
 
+What is measured stands in results/memory.json.partial until all is there.
+
 Makes a shard of that many small random pictures and runs the stages on them, once with a network
 that is trained here, once with weights that stay. What counts is memory that processes have to
 themselves, without the pages of files that they map.

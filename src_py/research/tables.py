@@ -19,7 +19,7 @@ BEGIN, END = "<!-- results -->\n", "<!-- end -->"
 ABOUT = {
     "digits": "Scikit-learn's digits, 1,437 to train on and 360 held out, at 16 px and width 16, "
     "`make demo` on one CPU thread (`make results-digits`).",
-    "digits-2-threads": "The same on two threads, in bfloat16.",
+    "digits-2-threads": "The same on two threads.",
     "parts": "Both recipes on digits, and each part of `best` left out in turn "
     "(`make results-parts`).",
     "side-by-side": "The same digits in colour with CIFAR-10's views, 20 + 10 + 10 epochs; "
