@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-from configs.config_simclr import PAPER_WIDTH, SimCLRConfig
+from configs.config_simclr import SimCLRConfig
 from configs.presets import FOLDER_PRESET, LARGEST_SIDE_ON_CPU, PAPER_RECIPE, PRESETS, Preset
 from configs.weights import IMAGENET_MEAN, IMAGENET_STD, SIDE, SIDE_ON_CPU
 from src_py.backbones import Backbone
@@ -62,15 +62,14 @@ def settle_network(config: PretextConfig, hardware: Hardware) -> PretextConfig:
     if optimizer == "auto":
         optimizer = "muon" if backbone == "compact" and not is_published else "sgd"
     are_crops = config.augment.crop_scale[0] < 1
-    is_new_compact = backbone == "compact" and config.init is None
-    is_ours = is_new_compact and not is_published
+    is_ours = backbone == "compact" and config.init is None and not is_published
     is_quick = is_ours and are_crops and config.views is None
-    is_thin = is_ours and hardware.device.type == "cpu"
+    is_thin = is_ours and hardware.device.type == "cpu" and config.width is None
     return replace(
         config,
         backbone=backbone,
         optimizer=optimizer,
-        width=config.width or (WIDTH_ON_CPU if is_thin else PAPER_WIDTH),
+        width=WIDTH_ON_CPU if is_thin else config.width_of_network,
         views=4 if is_quick else config.views_of_image,
         view_side=config.view_side or (2 / 3 if is_quick else 1.0),
     )
