@@ -6,7 +6,7 @@ them on a copy (planning.plan), benchmark.py and the tests.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -33,13 +33,11 @@ from src_py.optimizers import (
     update_average,
 )
 from src_py.pseudo_labels import PseudoLabels
-from src_py.run.hardware import Hardware
+from src_py.run.hardware import Batches, Hardware
 from src_py.run.planning import Steps, Trained, plan
 from src_py.run.schedule import ClusterStep, Step
 from src_py.run.session import TrainingSession
-from src_py.transforms import random_view
-
-Batches = Iterable[tuple[Tensor, Tensor]]  # rows (B,) int64, images (B, C, S, S) uint8: its part
+from src_py.transforms import Statistics, random_view
 
 # --- pretext: SimCLR, or MoCo --------------------------------------------------------------------
 
@@ -165,17 +163,7 @@ def scan_steps(
         batches: of rows (2, B) and (2B, C, S, S) images, the anchors and then a neighbor of each.
     """
     world = hardware.world
-    for rows, pairs in batches:
-        total = rows.shape[-1]
-        anchors, neighbors = pairs.chunk(2)
-        if config.plain_neighbors:
-            numbers = world.numbers(generator, total)
-            strong = random_view(anchors, config.augment, numbers, model.statistics)
-            plain = random_view(neighbors, PLAIN_VIEW, numbers, model.statistics)
-            views = torch.cat([strong, plain])
-        else:
-            numbers = world.numbers(generator, total, copies=2)
-            views = random_view(pairs, config.augment, numbers, model.statistics)
+    for total, views in _scan_views(batches, model.statistics, generator, config, hardware):
         with hardware.autocast():
             logits = model(views).chunk(2, dim=1)  # (H, B, C) each
         anchor_logits, neighbor_logits = (world.whole(part, total, dim=1) for part in logits)
@@ -187,6 +175,32 @@ def scan_steps(
             "entropy": loss.entropy,
         }
         yield ClusterStep(total, measured, anchor_logits.detach())
+
+
+def _scan_views(
+    batches: Batches,
+    statistics: Statistics,
+    generator: torch.Generator,
+    config: ScanConfig,
+    hardware: Hardware,
+) -> Iterator[tuple[int, Tensor]]:
+    """Of each batch: how many anchors the whole of it has, and views (2b, C, S, S) of this
+    process's, then of a neighbor of each."""
+    for group in hardware.together(batches):
+        totals = [rows.shape[-1] for rows, _ in group]
+        halves = [pairs.chunk(2) for _, pairs in group]
+        anchors, neighbors = (torch.cat(half) for half in zip(*halves, strict=True))
+        if config.plain_neighbors:
+            numbers = hardware.world.numbers(generator, *totals)
+            first = random_view(anchors, config.augment, numbers, statistics)
+            second = random_view(neighbors, PLAIN_VIEW, numbers, statistics)
+        else:
+            numbers = hardware.world.numbers(generator, *totals, copies=2)
+            pairs = torch.cat([anchors, neighbors])
+            first, second = random_view(pairs, config.augment, numbers, statistics).chunk(2)
+        sizes = [len(half) for half, _ in halves]
+        for total, *views in zip(totals, first.split(sizes), second.split(sizes), strict=True):
+            yield total, torch.cat(views)
 
 
 def train_scan(
@@ -278,10 +292,8 @@ def self_label_steps(
         pseudo_labels: those that hold whatever the teacher says.
     """
     world = hardware.world
-    for rows, images in batches:
-        numbers = world.numbers(generator, len(rows))
-        weak = random_view(images, config.weak_augment, numbers, model.statistics)
-        strong = random_view(images, config.strong_augment, numbers, model.statistics)
+    drawn = (model.statistics, generator, config, hardware)
+    for rows, weak, strong in _self_label_views(batches, *drawn):
         teacher.eval()
         with hardware.autocast(), torch.no_grad():
             weak_logits = world.whole(teacher(weak), len(rows), dim=1)  # (1, B, C)
@@ -300,6 +312,25 @@ def self_label_steps(
         descend(optimizer, loss, skipped, world)
         measured = {"loss": loss, "kept": kept / len(rows), "skipped": skipped}
         yield ClusterStep(len(rows), measured, weak_logits)
+
+
+def _self_label_views(
+    batches: Batches,
+    statistics: Statistics,
+    generator: torch.Generator,
+    config: SelfLabelConfig,
+    hardware: Hardware,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each batch: the rows (B,) of the whole of it, and a weak and a strong view (b, C, S, S) of
+    this process's images."""
+    for group in hardware.together(batches):
+        rows, parts = zip(*group, strict=True)
+        images = torch.cat(parts)
+        numbers = hardware.world.numbers(generator, *(len(each) for each in rows))
+        weak = random_view(images, config.weak_augment, numbers, statistics)
+        strong = random_view(images, config.strong_augment, numbers, statistics)
+        sizes = [len(part) for part in parts]
+        yield from zip(rows, weak.split(sizes), strong.split(sizes), strict=True)
 
 
 def train_self_label(

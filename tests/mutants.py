@@ -78,9 +78,9 @@ MUTANTS = (
     Mutant(
         "weak and strong views exchanged",
         LOOP,
-        "weak = random_view(images, config.weak_augment, numbers, model.statistics)\n"
+        "weak = random_view(images, config.weak_augment, numbers, statistics)\n"
         "        strong = random_view(images, config.strong_augment,",
-        "weak = random_view(images, config.strong_augment, numbers, model.statistics)\n"
+        "weak = random_view(images, config.strong_augment, numbers, statistics)\n"
         "        strong = random_view(images, config.weak_augment,",
     ),
     Mutant(
@@ -142,8 +142,8 @@ MUTANTS = (
     Mutant(
         "a plain image in the place of SCAN's strong view",
         LOOP,
-        "strong = random_view(anchors, config.augment, numbers, model.statistics)",
-        "strong = random_view(anchors, PLAIN_VIEW, numbers, model.statistics)",
+        "first = random_view(anchors, config.augment, numbers, statistics)",
+        "first = random_view(anchors, PLAIN_VIEW, numbers, statistics)",
     ),
     Mutant(
         "only the first head is trained",
@@ -269,7 +269,7 @@ MUTANTS = (
     Mutant(
         "every process draws for its part as for a batch of its own",
         "src_py/run/distributed.py",
-        "return PartOfBatch(generator, rows, copies * total)",
+        "return PartOfBatch(generator, rows, copies * sum(totals))",
         "return generator",
         (DISTRIBUTED,),
     ),

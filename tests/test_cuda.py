@@ -18,6 +18,7 @@ from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 SPEC = BackboneSpec(width=16, channels=3, small_stem=True)
+STEPS = 20  # of 64 images: views of sixteen such batches are made at once
 
 
 def classifier():
@@ -60,7 +61,8 @@ def test_a_step_does_not_wait_for_the_device(make_steps):
     next(steps)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        next(steps)
+        for _ in range(STEPS):
+            next(steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -7,7 +7,7 @@ import torch
 
 from src_py.run import hardware as hardware_module
 from src_py.run.errors import UserError
-from src_py.run.hardware import choose_hardware, mix_seed
+from src_py.run.hardware import Hardware, choose_hardware, mix_seed
 
 
 def test_cpu_is_always_there():
@@ -97,3 +97,24 @@ def test_a_torch_that_cannot_tell_computes_float32(monkeypatch):
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert not hardware_module._cpu_gains_by_bfloat16()
+
+
+def batches_of(*sizes, image_size=32):
+    """(k, B) rows and their images, which take no memory."""
+    for size in sizes:
+        images = torch.empty(2 * size, 3, image_size, image_size, dtype=torch.uint8, device="meta")
+        yield torch.arange(2 * size).view(2, size), images
+
+
+@pytest.mark.parametrize(
+    ("device", "image_size", "expected"),
+    [
+        ("cuda", 32, [[400, 112], [513], [100]]),  # 1024 images are enough
+        ("cuda", 224, [[400], [112], [513], [100]]),
+        ("cpu", 32, [[400], [112], [513], [100]]),
+    ],
+)
+def test_a_gpu_makes_views_of_several_small_batches_at_once(device, image_size, expected):
+    batches = batches_of(400, 112, 513, 100, image_size=image_size)
+    groups = Hardware(torch.device(device), None).together(batches)
+    assert [[rows.shape[1] for rows, _ in group] for group in groups] == expected

@@ -17,7 +17,7 @@ from src_py.optimizers import descend
 from src_py.run import planning
 from src_py.run.errors import UserError, is_out_of_memory
 from src_py.run.files import RunFiles
-from src_py.run.hardware import choose_hardware
+from src_py.run.hardware import Hardware, choose_hardware
 from src_py.run.schedule import Schedule, Step
 from src_py.run.session import TrainingSession
 from tests.made_runs import write_stage
@@ -147,6 +147,15 @@ def test_a_pretext_that_was_not_trained_leaves_its_time_to_the_others(fit):
     spend("simclr", 2)
     # Half of 592 s less 27 looks of 10 s is four epochs of 50 s, begun; a fifth of it were two.
     assert fit(20, "scan", ScanConfig(run="mine", minutes=10)).epochs == 4
+
+
+def test_no_smaller_batches_where_they_take_as_long(fit, monkeypatch):
+    config = ScanConfig(run="mine", minutes=1, batch_size=256)
+    assert fit(100, "scan", config).batch_size == 64
+    monkeypatch.setattr(Hardware, "fewest_images", lambda *_: 128)
+    assert fit(100, "scan", config).batch_size == 128
+    monkeypatch.setattr(Hardware, "fewest_images", lambda *_: 1024)
+    assert fit(100, "scan", config).batch_size == 256
 
 
 def test_looks_at_all_images_are_part_of_the_time(fit):

@@ -251,6 +251,24 @@ def test_a_plain_neighbor_is_seen_as_it_is_and_its_image_in_a_strong_view(pixels
     assert apart[4:].any() == (not plain)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_scan_learns_the_same_where_views_of_several_batches_are_made_at_once(
+    monkeypatch, pixels, plain
+):
+    def losses(fewest_images):
+        monkeypatch.setattr(Hardware, "fewest_images", lambda *_: fewest_images)
+        model = classifier()
+        config = ScanConfig(clusters=3, augment=PLAIN_VIEW, plain_neighbors=plain)
+        pairs = [torch.tensor([[0, 1], [2, 3]]), torch.tensor([[4, 5, 6], [7, 8, 9]])] * 2
+        batches = [(rows, pixels[rows.flatten()]) for rows in pairs]
+        parts = (model, adam(model, config), batches, generator(), config, FLOAT32)
+        steps = list(training_loops.scan_steps(*parts))
+        assert [step.images for step in steps] == [2, 3, 2, 3]
+        return torch.stack([step.values["loss"] for step in steps])
+
+    assert torch.equal(losses(1), losses(8))  # the second batch fills a group, as does the fourth
+
+
 def test_scan_compares_an_anchor_with_its_own_neighbor(monkeypatch, pixels):
     compared = remember(monkeypatch, "scan_loss", scan_loss)
     model = classifier(heads=2)
@@ -429,6 +447,26 @@ def test_a_step_without_a_pseudo_label_changes_nothing(monkeypatch, pixels):
     (step,) = training_loops.self_label_steps(*parts, batches, generator(), config, FLOAT32)
     assert step.values["skipped"] == 1
     assert all(old.equal(new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_self_labelling_learns_the_same_where_views_of_several_batches_are_made_at_once(
+    monkeypatch, pixels
+):
+    def logits(fewest_images):
+        monkeypatch.setattr(Hardware, "fewest_images", lambda *_: fewest_images)
+        model = classifier()
+        plain = {"weak_augment": PLAIN_VIEW, "strong_augment": PLAIN_VIEW}
+        config = SelfLabelConfig(threshold=0.3, **plain)
+        batches = [(rows, pixels[rows]) for rows in torch.randperm(IMAGES).split(5)]
+        parts = (model, model, PseudoLabels(IMAGES, CPU), adam(model, config), batches)
+        steps = training_loops.self_label_steps(*parts, generator(), config, FLOAT32)
+        return torch.cat([step.logits for step in steps], dim=1)
+
+    torch.manual_seed(0)
+    one_by_one = logits(1)
+    assert one_by_one.shape == (1, IMAGES, 3)
+    torch.manual_seed(0)
+    assert torch.equal(one_by_one, logits(100))
 
 
 def test_reliable_labels_are_found_by_the_teacher_and_renewed(monkeypatch, pixels):

@@ -35,6 +35,7 @@ class ImageLoader(Protocol):
 
     world: World  # whose processes have each a part of a batch
     waited: float  # s, in all, for images that were still being decoded
+    image_size: int  # side, px
 
     def __len__(self) -> int: ...
 
@@ -56,6 +57,7 @@ class ResidentImages:
             images: (N, C, S, S) uint8.
         """
         self.images = images.to(device)
+        self.image_size = images.shape[-1]
         self.world = world
         self.waited = 0.0
 
@@ -86,6 +88,7 @@ class StreamedImages:
         """
         self.world = world
         self.waited = 0.0
+        self.image_size = image_size
         self.files = _SquareFiles(paths, image_size, channels, ranges or {})
         self.device = device
         self.workers = available_cores()

@@ -65,18 +65,20 @@ class World:
         return _Gathered.apply(_widened(part), self, total, dim % part.dim())
 
     def numbers(
-        self, generator: torch.Generator, total: int, copies: int = 1
+        self, generator: torch.Generator, *totals: int, copies: int = 1
     ) -> "torch.Generator | PartOfBatch":
-        """The random numbers of this process's images of a batch.
+        """The random numbers of this process's images of a batch, or of several in a row.
 
         Args:
-            copies: the batch, `total` images, is seen so many times, one after the other.
+            totals: images of each whole batch.
+            copies: all of them are seen so many times, one after the other.
         """
         if self.size == 1:
             return generator
-        part = torch.arange(total, device=generator.device)[self.part(total)]
-        rows = torch.cat([part + copy * total for copy in range(copies)])
-        return PartOfBatch(generator, rows, copies * total)
+        batches = torch.arange(sum(totals), device=generator.device).split(totals)
+        part = torch.cat([batch[self.part(len(batch))] for batch in batches])
+        rows = torch.cat([part + copy * sum(totals) for copy in range(copies)])
+        return PartOfBatch(generator, rows, copies * sum(totals))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Of all processes, in the place of this one's."""

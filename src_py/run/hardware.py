@@ -1,13 +1,14 @@
 """The one place that decides how to compute: device, precision, memory format."""
 
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src_py.run.cores import IdleCoreThreads, available_cores
 from src_py.run.distributed import ALONE, World, meet
@@ -15,8 +16,11 @@ from src_py.run.errors import UserError
 from src_py.run.launch import Launch, launched_as
 
 Module = TypeVar("Module", bound=nn.Module)
+Batch = tuple[Tensor, Tensor]  # rows (B,) or (k, B) int64, images (B, C, S, S) uint8: its part
+Batches = Iterable[Batch]
 
 FLOATS_IN_A_VECTOR = 8  # of AVX2, float32
+ENOUGH_PIXELS = 2**20  # of images: with fewer a GPU waits to be told what comes next
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,26 @@ class Hardware:
             dtype=self.precision or torch.bfloat16,
             enabled=self.precision is not None,
         )
+
+    def together(self, batches: Batches) -> Iterator[list[Batch]]:
+        """Consecutive batches whose views are to be made at once: a strong view is hundreds of
+        operations, which take a GPU as long for a few small images as for a thousand.
+
+        On a CPU each batch is by itself: its caches hold no more.
+        """
+        group: list[Batch] = []
+        for rows, images in batches:
+            group.append((rows, images))
+            # Counted for whole batches: all processes must come to the same groups.
+            if sum(each.numel() for each, _ in group) >= self.fewest_images(images.shape[-1]):
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def fewest_images(self, image_size: int) -> int:
+        """Of how many images on this device takes as long as of more: on a CPU, of none."""
+        return 1 if self.device.type == "cpu" else ENOUGH_PIXELS // image_size**2
 
     def generator(self, *key: int) -> torch.Generator:
         """A random generator on the device whose stream depends on `key` alone."""

@@ -38,7 +38,7 @@ TRIAL_SECONDS = 4.0  # at most, where the speed is measured
 TRIAL_SHARE = 0.01  # of the minutes
 AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
 FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same images
-SMALLEST_BATCH = 64  # that more steps are made of
+SMALLEST_BATCH = 64  # that more steps are made of, on a CPU
 SMALLEST_THAT_TRAINS = 2  # images: batch statistics need more than one
 LIBRARIES_MAP = 2**28  # bytes, at most, that kernels and threads take besides the tensors
 # The pretext's epochs, as a multiple of those that its measured speed allows: where a load goes
@@ -107,7 +107,9 @@ def plan(
         look *= 2 / config.whole_views
     if is_decoding:  # each image once, where a step has decoded so many for each
         look = max(look, 1 / rows_per_image)
-    fitted = fit_minutes(schedule, config.minutes, seconds, look, config, session)
+    views = config.views_of_image if isinstance(config, SimCLRConfig) else rows_per_image
+    smallest = max(SMALLEST_BATCH, session.hardware.fewest_images(images.image_size) // views)
+    fitted = fit_minutes(schedule, config.minutes, seconds, look, config, session, smallest)
     return world.of_the_first(fitted)
 
 
@@ -139,11 +141,13 @@ def fit_minutes(
     look: float,
     config: TrainingConfig,
     session: TrainingStage,
+    smallest_batch: int = SMALLEST_BATCH,
 ) -> Schedule:
     """The schedule that ends within the stage's share of the minutes.
 
     Args:
         look: at all images, without training: how much of the time of an epoch it takes.
+        smallest_batch: that more steps may be made of; a step of a smaller one takes as long.
     """
     stage, images = session.stage, schedule.images
     epoch_seconds = seconds_per_image * images
@@ -175,7 +179,7 @@ def fit_minutes(
         seconds=left,
     )
     if stage != "selflabel":  # few of a small batch have a label, and clusters then empty
-        schedule = _with_enough_steps(schedule)
+        schedule = _with_enough_steps(schedule, smallest_batch)
     if schedule.ema_decay:
         horizon = max(1.0, AVERAGE_SHARE * schedule.steps)
         schedule = replace(schedule, ema_decay=min(schedule.ema_decay, 1 - 1 / horizon))
@@ -335,7 +339,7 @@ def _with_half_of_the_batch(schedule: Schedule, session: TrainingStage) -> Sched
     return replace(schedule, batch_size=fitting)
 
 
-def _with_enough_steps(schedule: Schedule) -> Schedule:
-    while schedule.steps < FEWEST_STEPS and schedule.batch_size >= 2 * SMALLEST_BATCH:
+def _with_enough_steps(schedule: Schedule, smallest_batch: int) -> Schedule:
+    while schedule.steps < FEWEST_STEPS and schedule.batch_size >= 2 * smallest_batch:
         schedule = replace(schedule, batch_size=schedule.batch_size // 2)
     return schedule
