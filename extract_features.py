@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from src_py.mining.unfinished import UnfinishedMining
-    from src_py.run.distributed import World
+    from src_py.run.hardware import Hardware
 
 
 def main(config: ExtractFeaturesConfig) -> None:
@@ -83,7 +83,7 @@ def main(config: ExtractFeaturesConfig) -> None:
         help_find_neighbors(files.mining, world)
         return
     mining.store(watched(batches, count, "features", first), generator)
-    search(mining, config, model.projection_head.cpu(), world)
+    search(mining, config, model.projection_head.cpu(), hardware)
     mining.finish(images.names, STARTED)
     print(f"{files.neighbors} written; next: python scan.py {files.option}")
 
@@ -92,7 +92,7 @@ def search(
     mining: "UnfinishedMining",
     config: ExtractFeaturesConfig,
     projection_head: "nn.Module",
-    world: "World",
+    hardware: "Hardware",
 ) -> None:
     """Finds the neighbors of all images by their stored features."""
     import torch
@@ -125,11 +125,12 @@ def search(
     find_neighbors(
         with_directions(compared, scratch),
         config.neighbors,
-        threads=share * available_cores() if world.size > 1 else None,
+        threads=share * available_cores() if hardware.world.size > 1 else None,
         found=neighbors,
         folder=scratch,
         say=print,
-        world=world,
+        world=hardware.world,
+        device=hardware.device,
     )
     for name, value in neighbor_statistics(*neighbors).items():
         print(f"neighbors: {name.replace('_', ' ')} {value:.4g}")

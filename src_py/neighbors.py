@@ -2,9 +2,9 @@
 
     neighbors, similarity = find_neighbors(features, k=20)
 
-Up to 100,000 rows all pairs are compared (faiss). Of more, each row meets those around it
-(mining/inverted_lists.py): as many as it takes to find 0.97 of the neighbors of a sample of these
-very rows. What that takes on two cores is in docs/speed.md.
+Up to 100,000 rows, a million on a GPU, all pairs are compared (mining/exact.py). Of more, each row
+meets those around it (mining/inverted_lists.py): as many as it takes to find 0.97 of the neighbors
+of a sample of these very rows. What that takes on two cores is in docs/speed.md.
 """
 
 from collections import deque
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from src_py.mining.exact import most_similar
 from src_py.mining.inverted_lists import FEWEST_PER_CENTROID, InvertedLists, Workspace
 from src_py.mining.ranking import cosine_similarity, rank
 from src_py.run.bars import progress_bar
@@ -23,7 +24,9 @@ from src_py.run.distributed import ALONE, World
 from src_py.run.errors import UserError
 from src_py.run.writing import scratch_array
 
+CPU = torch.device("cpu")
 LARGEST_EXACT = 100_000  # rows; the exact search is quadratic
+LARGEST_EXACT_ON_GPU = 1_000_000
 # Above, rows without any clusters to go by are searched as broadly as memory allows: to compare all
 # pairs would take days.
 LARGEST_WITHOUT_CLUSTERS = 2_000_000
@@ -145,6 +148,7 @@ def find_neighbors(
     folder: Path | None = None,
     say: Callable[[str], None] | None = None,
     world: World = ALONE,
+    device: torch.device = CPU,
 ) -> Neighbors:
     """The k most similar other rows of every row, by cosine similarity.
 
@@ -155,13 +159,14 @@ def find_neighbors(
         features: (N, D), any length of rows.
         threads: that work, None for as many as torch has.
         exact: True compares all pairs; False searches lists, unless the rows are very few; None is
-            True up to 100,000 rows, False above.
+            True up to 100,000 rows, and up to a million on a GPU, False above.
         found: what an interrupted search has found: the rest of it is found, and put there.
         folder: where features at length 1 are kept in a file, or the lists in files, as large as
             the features together, for an interrupted search and for other processes; None keeps
             them in memory.
         say: is told how broadly lists are searched.
         world: whose other processes call `help_find_neighbors` meanwhile.
+        device: that compares all pairs; lists are searched on the CPU.
 
     Raises:
         ValueError: if k < 1, k >= N, or l2_normalize refuses the features.
@@ -175,7 +180,7 @@ def find_neighbors(
     found = found or Neighbors.unknown(rows, k)
     wanted = min(k + 1 + SURPLUS, rows)
     if exact is None:
-        exact = rows <= LARGEST_EXACT
+        exact = rows <= (LARGEST_EXACT if device.type == "cpu" else LARGEST_EXACT_ON_GPU)
     plan = None
     with working_threads(threads):
         if not exact and rows >= 4 * NARROWEST * FEWEST_PER_CENTROID:
@@ -183,7 +188,7 @@ def find_neighbors(
             plan = _plan(lists, found, wanted, say)
         world.of_the_first(plan)
         if plan is None:
-            _search_all(features, found, wanted, folder)
+            _search_all(features, found, wanted, folder, device)
     if plan is not None:
         alone = threads if world.size == 1 else None  # others have their share of the cores
         with working_threads(alone), progress_bar("neighbors", plan.rows) as bar:
@@ -216,7 +221,7 @@ def neighbor_recall(features: np.ndarray, neighbors: np.ndarray) -> float:
     if len(neighbors) != len(unit):
         raise ValueError(f"{len(neighbors)} rows of neighbors for {len(unit)} rows of features")
     queries = _sample_rows(len(unit), 1000)
-    candidates = _search_exact(unit[queries], unit, neighbors.shape[1] + 1)
+    candidates = most_similar(unit[queries], unit, neighbors.shape[1] + 1, CPU)
     _, similarity = rank(unit, queries, candidates, neighbors.shape[1])
     found = cosine_similarity(unit, queries, neighbors[queries])
     return float(np.mean(found >= similarity[:, -1:] - 1e-6))
@@ -247,15 +252,13 @@ def _require_no_rows(bad: np.ndarray, what: str) -> None:
         )
 
 
-def _search_exact(queries: np.ndarray, unit: np.ndarray, count: int) -> np.ndarray:
-    """(Q, D) queries -> (Q, count) indices of the most similar of all rows."""
-    import faiss
-
-    # The same code as IndexFlatIP.search, without the index's copy of the features.
-    return faiss.knn(queries, unit, min(count, len(unit)), metric=faiss.METRIC_INNER_PRODUCT)[1]
-
-
-def _search_all(features: np.ndarray, found: Neighbors, wanted: int, folder: Path | None) -> None:
+def _search_all(
+    features: np.ndarray,
+    found: Neighbors,
+    wanted: int,
+    folder: Path | None,
+    device: torch.device,
+) -> None:
     """Compares all pairs."""
     unit, k = scratch_array(features.shape, folder), found.indices.shape[1]
     for block in _blocks(len(features)):
@@ -264,7 +267,7 @@ def _search_all(features: np.ndarray, found: Neighbors, wanted: int, folder: Pat
     with progress_bar("neighbors", len(left)) as bar:
         for block in _blocks(len(left)):
             queries = left[block]
-            candidates = _search_exact(unit[queries], unit, wanted)
+            candidates = most_similar(unit[queries], unit, wanted, device)
             found.put(queries, *rank(unit, queries, candidates, k))
             bar.update(len(queries))
 
@@ -302,7 +305,7 @@ def _choose_breadth(lists: InvertedLists, wanted: int) -> tuple[int, float]:
     """How many lists around one to search, and the recall of that on a sample."""
     places = _sample_rows(len(lists.unit), RECALL_SAMPLE)
     queries = lists.unit[places]
-    truth = _search_exact(queries, lists.unit, wanted)
+    truth = most_similar(queries, lists.unit, wanted, CPU)
     lowest = cosine_similarity(lists.unit, places, truth)[:, -1:] - 1e-6  # (Q, 1)
     numbers, workspace = lists.list_of(places).tolist(), Workspace()
     breadth = NARROWEST

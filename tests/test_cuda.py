@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from configs.config_selflabel import SelfLabelConfig
 from configs.config_simclr import SimCLRConfig
 from src_py.backbones import BackboneSpec, ResNet18
 from src_py.models import ClusterHeads, ClusteringModel, ContrastiveModel
+from src_py.neighbors import find_neighbors
 from src_py.optimizers import adam, pretext_optimizer
 from src_py.pseudo_labels import PseudoLabels
 from src_py.run.hardware import choose_hardware
@@ -65,6 +67,14 @@ def test_a_step_does_not_wait_for_the_device(make_steps):
             next(steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_it_finds_the_neighbors_that_a_cpu_finds():
+    features = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
+    expected, similarity = find_neighbors(features, 5)
+    found = find_neighbors(features, 5, device=torch.device("cuda"))
+    np.testing.assert_allclose(found.similarity, similarity, atol=1e-6)
+    assert (found.indices == expected).mean() > 0.999  # two may be as similar but for rounding
 
 
 def test_the_four_stages_run(run_script, tmp_path):

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from src_py import neighbors as module
-from src_py.mining import inverted_lists, ranking
+from src_py.mining import exact, inverted_lists, ranking
 from src_py.mining.inverted_lists import InvertedLists
 from src_py.mining.neighbor_graph import DUPLICATE, neighbor_statistics
 from src_py.neighbors import (
@@ -207,6 +209,51 @@ def test_large_sets_are_searched_approximately_unless_told_otherwise(monkeypatch
     assert searches == 2 * ["search_all"]
     find_neighbors(clustered(3001, 16), 3)
     assert searches[2] == "answers"
+
+
+def test_a_gpu_compares_all_pairs_of_larger_sets(monkeypatch, searches):
+    monkeypatch.setattr(module, "LARGEST_EXACT", 1000)
+    monkeypatch.setattr(module, "LARGEST_EXACT_ON_GPU", 3000)
+    on_cpu = module.most_similar
+    asked = []
+
+    def on_device(queries, unit, count, device):
+        asked.append(device.type)
+        return on_cpu(queries, unit, count, torch.device("cpu"))
+
+    monkeypatch.setattr(module, "most_similar", on_device)
+    device = torch.device("cuda")
+    find_neighbors(clustered(3000, 16), 3, device=device)
+    assert searches == ["search_all"] and asked == ["cuda"]
+    find_neighbors(clustered(3001, 16), 3, device=device)
+    assert searches[1] == "answers"
+
+
+@pytest.mark.parametrize("count", [1, 7, 25, 40])
+def test_products_in_blocks_find_what_faiss_finds(monkeypatch, count):
+    monkeypatch.setattr(exact, "ROWS_AT_ONCE", 16)
+    unit, cpu = l2_normalize(gaussian(40, 6)), torch.device("cpu")
+    found = exact._by_products(unit[3:20], unit, count, cpu)
+    np.testing.assert_array_equal(found, exact.most_similar(unit[3:20], unit, count, cpu))
+
+
+def test_products_are_of_full_float32(monkeypatch):
+    precisions = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            if function is torch.ops.aten.mm.default:
+                precisions.append(torch.get_float32_matmul_precision())
+            return function(*arguments, **(options or {}))
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Watching():
+            exact._by_products(*2 * [l2_normalize(gaussian(9, 3))], 2, torch.device("cpu"))
+        assert precisions == ["highest"] and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -149,6 +149,18 @@ def test_a_pretext_that_was_not_trained_leaves_its_time_to_the_others(fit):
     assert fit(20, "scan", ScanConfig(run="mine", minutes=10)).epochs == 4
 
 
+def test_the_time_that_the_first_script_took_to_open_the_images_is_kept_for_the_later_ones(
+    plan, monkeypatch
+):
+    config = SimCLRConfig(run="mine", minutes=10)
+    _, quick = plan(1_000, "simclr", config)
+    monkeypatch.setattr(TrainingSession, "seconds", property(lambda _: 30.0))
+    session, slow = plan(1_000, "simclr", config)
+    assert session.start_up == 30
+    # Three more scripts take 30 s, in the place of 3, and the pretext 0.6 of what is left.
+    assert quick.seconds - slow.seconds == pytest.approx(0.6 * (30 + 3 * 27), abs=0.5)
+
+
 def test_no_smaller_batches_where_they_take_as_long(fit, monkeypatch):
     config = ScanConfig(run="mine", minutes=1, batch_size=256)
     assert fit(100, "scan", config).batch_size == 64

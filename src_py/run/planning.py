@@ -27,7 +27,7 @@ from src_py.run.schedule import Schedule, Step
 from src_py.run.stages import PRETEXTS, STAGES, chain, evidence_looks
 from src_py.run.training_stage import TrainingStage
 
-START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
+START_UP = 3.0  # s that a script takes before it trains, at least; measured in the first
 EXIT = 1.0  # s that Python takes to start and to end
 HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
 LOOK = 0.2  # of the time of an epoch of training: two whole views, forward and backward
@@ -73,6 +73,7 @@ def plan(
         MemoryError: when it does not suffice for the libraries.
     """
     _require_room_for_libraries()
+    session.start_up = session.seconds  # a later script opens the same images
     world = session.hardware.world
     schedule = asked_for(config, len(images), head_epochs)
     least = SMALLEST_THAT_TRAINS * world.size
