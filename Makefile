@@ -82,7 +82,7 @@ clean:
 
 # The figures of the pages: see ablation.py for what is kept of each run.
 .PHONY: cifar10 results-processes results-mining results-memory results-digits results-parts results-side-by-side results-folder \
-    results-digits-long-tail results-fashion-mnist results-cifar10-cpu results-photos results-minutes
+    results-digits-long-tail results-fashion-mnist results-photos results-minutes
 
 # CIFAR-10 within a budget, from a folder with train/<class>/ and test/<class>/:
 # make cifar10 DATA=<folder> RECIPE=best MINUTES=25
@@ -160,13 +160,6 @@ results-photos: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m src_py.research.ten_corrections trashnet-best-seed0 results/trashnet/corrections.json
 	rm -f results/flowers12/*/*/contact_sheet.png results/scenes15/*/*/contact_sheet.png \
 	    results/trashnet/*/*/contact_sheet.png  # whose photos are not ours to pass on
-
-# On one thread of a CPU within thirty minutes, at a quarter of the paper's width and three quarters of the side:
-# make results-cifar10-cpu DATA=<folder with train/<class>/ and test/<class>/>
-results-cifar10-cpu: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data $(DATA) --recipes best --seeds 0,1 \
-	    --pixels --out results/cifar10-jpeg \
-	    --simclr="--minutes 30 --width 16 --image-size 24"
 
 # Accuracy against minutes, for the four stages together, of both networks, and of the compact one by SGD, to
 # results/minutes/<set>/<minutes>/ and a picture. With all of the minutes it takes 16 hours a seed; what is

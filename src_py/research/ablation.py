@@ -119,15 +119,16 @@ def as_table(summary: dict) -> str:
 
 
 def as_headlines(name: str, summary: dict) -> list[str]:
-    """A row for each recipe of one set: ACC of k-means on the features, of scan and of selflabel.
+    """A row for each recipe of one set, or setting where there is no recipe by itself: ACC of
+    k-means on the features, of scan and of selflabel.
 
     Args:
         name: of the set's folder below results/.
     """
+    recipes = [recipe for recipe in (PAPER_RECIPE, BEST_RECIPE) if recipe in summary]
     return [
-        f"| [{name}](results/{name}/table.md) | {recipe} | {headline_cells(summary[recipe])} |"
-        for recipe in (PAPER_RECIPE, BEST_RECIPE)
-        if recipe in summary
+        f"| [{name}](results/{name}/table.md) | {setting} | {headline_cells(summary[setting])} |"
+        for setting in recipes or summary
     ]
 
 

@@ -30,8 +30,9 @@ ABOUT = {
     "(`make results-digits-long-tail`).",
     "fashion_mnist": "Fashion-MNIST at 20 px and width 16, `--minutes 30` on one CPU thread "
     "(`make results-fashion-mnist`).",
-    "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, at 24 "
-    "px and width 16, `--minutes 30` on one CPU thread (`make results-cifar10-cpu`).",
+    "minutes/cifar10/60": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, "
+    "at 24 px, `--minutes 60` on one CPU thread (`make results-minutes`).",
+    "minutes/cifar10/30": "The same with `--minutes 30`.",
     "cifar10-jpeg-h200": "The same images at 32 px and width 64 within 5.5 minutes of an H200.",
     "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
     "part of Oxford Flowers, `--init efficientnet_lite0` (`make results-photos`).",
@@ -48,8 +49,10 @@ HEADER = """\
 
 def measured_sets(results: Path) -> list[str]:
     """The names of the folders of `results` that hold scores, in the order of ABOUT."""
-    measured = {path.parents[2].name for path in results.glob("*/*/seed*/evaluation.json")}
-    return [*(name for name in ABOUT if name in measured), *sorted(measured - ABOUT.keys())]
+    scores = "*/seed*/evaluation.json"
+    measured = {path.parents[2].name for path in results.glob(f"*/{scores}")}
+    described = [name for name in ABOUT if any((results / name).glob(scores))]
+    return [*described, *sorted(measured - ABOUT.keys())]
 
 
 def between_markers(text: str, content: str) -> str:
@@ -68,7 +71,8 @@ def render(project: Path = PROJECT) -> dict[Path, str]:
         texts[results / name / "table.md"] = table
         rows += as_headlines(name, summary)
         abouts.append(f"- **{name}.** {about}")
-        sections.append(f"## {name}\n\n{about}\n\n{table}\n")
+        if (results / name).parent == results:  # all minutes are in one section
+            sections.append(f"## {name}\n\n{about}\n\n{table}\n")
     sections.append(as_section(read_budgets(project / FOLDER)))
     short = HEADER + "\n".join(rows) + "\n\n" + "\n".join(abouts) + "\n"
     for page, content in ((project, short), (results, "\n" + "".join(sections))):
