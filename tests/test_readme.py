@@ -184,11 +184,6 @@ def test_digits_reach_what_the_project_promises():
     assert len(scores) >= 20 and statistics.mean(scores) >= 0.975 and min(scores) >= 0.955
 
 
-def test_an_hour_of_a_cpu_is_worth_what_is_said():
-    reached = statistics.mean(accuracies("minutes/cifar10/60", "compact"))
-    assert f"CIFAR-10 reaches {reached:.3f}" in " ".join(PAGES["README.md"].split())
-
-
 def test_unequal_kinds_gain_what_is_said():
     results = PROJECT / "results" / "earlier" / "digits-long-tail"
     mean = {

@@ -17,15 +17,15 @@ BEGIN, END = "<!-- results -->\n", "<!-- end -->"
 
 # What the figures of a set are, in the order of the tables. A set that is not here comes last.
 ABOUT = {
-    "digits": "Scikit-learn's digits, 1,437 to train on and 360 held out, at 16 px and width 16, "
+    "digits": "Scikit-learn's digits, 1,437 to train on and 360 held out, at 16 px, "
     "`make demo` on one CPU thread (`make results-digits`).",
     "digits-2-threads": "The same on two threads.",
     "parts": "Both recipes on digits, and each part of `best` left out in turn "
     "(`make results-parts`).",
     "side-by-side": "The same digits in colour with CIFAR-10's views, 20 + 10 + 10 epochs; "
     "`best` has its own network, optimizer, views (`make results-side-by-side`).",
-    "digits-png": "All 1,797 digits as 8 px PNG files, nothing but `--data` given; scored on these "
-    "same images (`make results-folder`).",
+    "digits-png": "All 1,797 digits as 8 px PNG files, nothing but `--data` given; scored on "
+    "themselves (`make results-folder`).",
     "digits-long-tail": "Digits of which the most frequent is ten times as frequent as the rarest "
     "(`make results-digits-long-tail`).",
     "fashion_mnist": "Fashion-MNIST at 20 px and width 16, `--minutes 30` on one CPU thread "
@@ -33,13 +33,13 @@ ABOUT = {
     "minutes/cifar10/60": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, "
     "at 24 px, `--minutes 60` on one CPU thread (`make results-minutes`).",
     "minutes/cifar10/30": "The same with `--minutes 30`.",
-    "cifar10-jpeg-h200": "The same images at 32 px and width 64 within 5.5 minutes of an H200.",
+    "cifar10-jpeg-h200": "The same at 32 px and width 64, 5.5 minutes of an H200.",
     "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
     "part of Oxford Flowers, `--init efficientnet_lite0` (`make results-photos`).",
     "scenes15": "Fifteen kinds of scenes, 1,500 grey photos and 750 held out, reduced to 128 px "
     "from a part of Scene-15, likewise.",
     "trashnet": "Six kinds of waste, 2,527 photos of TrashNet reduced to 128 px, likewise, scored "
-    "on these same photos.",
+    "on themselves.",
 }
 HEADER = """\
 | images | recipe | seeds | k-means on the features | scan | selflabel | worst selflabel |
