@@ -2,9 +2,9 @@
 
     neighbors, similarity = find_neighbors(features, k=20)
 
-Up to 100,000 rows, a million on a GPU, all pairs are compared (mining/exact.py). Of more, each row
-meets those around it (mining/inverted_lists.py): as many as it takes to find 0.97 of the neighbors
-of a sample of these very rows. What that takes on two cores is in docs/speed.md.
+Up to 100,000 rows all pairs are compared (mining/exact.py). Of more, each row meets those around it
+(mining/inverted_lists.py): as many as it takes to find 0.97 of the neighbors of a sample of these
+very rows. What that takes on two cores is in docs/speed.md.
 """
 
 from collections import deque
@@ -26,7 +26,6 @@ from src_py.run.writing import scratch_array
 
 CPU = torch.device("cpu")
 LARGEST_EXACT = 100_000  # rows; the exact search is quadratic
-LARGEST_EXACT_ON_GPU = 1_000_000
 # Above, rows without any clusters to go by are searched as broadly as memory allows: to compare all
 # pairs would take days.
 LARGEST_WITHOUT_CLUSTERS = 2_000_000
@@ -159,7 +158,7 @@ def find_neighbors(
         features: (N, D), any length of rows.
         threads: that work, None for as many as torch has.
         exact: True compares all pairs; False searches lists, unless the rows are very few; None is
-            True up to 100,000 rows, and up to a million on a GPU, False above.
+            True up to 100,000 rows, False above.
         found: what an interrupted search has found: the rest of it is found, and put there.
         folder: where features at length 1 are kept in a file, or the lists in files, as large as
             the features together, for an interrupted search and for other processes; None keeps
@@ -180,7 +179,7 @@ def find_neighbors(
     found = found or Neighbors.unknown(rows, k)
     wanted = min(k + 1 + SURPLUS, rows)
     if exact is None:
-        exact = rows <= (LARGEST_EXACT if device.type == "cpu" else LARGEST_EXACT_ON_GPU)
+        exact = rows <= LARGEST_EXACT
     plan = None
     with working_threads(threads):
         if not exact and rows >= 4 * NARROWEST * FEWEST_PER_CENTROID:

@@ -342,7 +342,7 @@ def color_jitter(
     """Random brightness, contrast, saturation and hue, like torchvision's `ColorJitter`.
 
     Factors are drawn per sample, uniform in [max(0, 1 - x), 1 + x] and [-hue, hue]; the order of
-    the four is drawn once per batch; samples not chosen (with `probability`) stay bit for bit.
+    the four is drawn once per call; samples not chosen (with `probability`) stay bit for bit.
     """
     batch = len(images)
     operations = (

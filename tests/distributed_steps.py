@@ -49,8 +49,8 @@ def classifier(hardware, heads):
 def main(file):
     torch.set_num_threads(1)
     hardware = hardware_of.choose_hardware("cpu")
-    # As on a GPU, views of more than one batch at once: two of self-labelling's, one of SCAN's.
-    hardware_of.Hardware.fewest_images = lambda *_: BATCH + 1
+    # As on a GPU, views of more than one batch at once: three of self-labelling's, two of SCAN's.
+    hardware_of.Hardware.images_at_once = lambda *_: 2 * BATCH + 1
     digits = torch.tensor(load_digits().images[:IMAGES] * 15.9).to(torch.uint8)
     pixels = digits[:, None].repeat_interleave(2, 2).repeat_interleave(2, 3)
     images = ResidentImages(pixels, hardware.device, hardware.world)

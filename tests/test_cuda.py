@@ -20,7 +20,7 @@ from src_py.training_loops import scan_steps, self_label_steps, simclr_steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 SPEC = BackboneSpec(width=16, channels=3, small_stem=True)
-STEPS = 20  # of 64 images: views of sixteen such batches are made at once
+STEPS = 20  # of 64 images: views of up to sixteen such batches are made at once
 
 
 def classifier():

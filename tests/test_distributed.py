@@ -156,3 +156,11 @@ def test_neighbors_are_searched_by_all_processes(monkeypatch, tmp_path):
     np.testing.assert_array_equal(*found)
     searched = json.loads((tmp_path / "searched.json").read_text())
     assert min(searched) > 0 and sum(searched) == 2000  # rows of each process
+
+
+def test_numbers_of_several_batches_are_for_each_processes_part_of_each():
+    """Batches of 5 and 4 images, all of them seen twice."""
+    parts = [World(rank, 2).numbers(torch.Generator(), 5, 4, copies=2) for rank in range(2)]
+    assert [part.total for part in parts] == [18, 18]
+    assert parts[0].rows.tolist() == [0, 1, 2, 5, 6, 9, 10, 11, 14, 15]
+    assert parts[1].rows.tolist() == [3, 4, 7, 8, 12, 13, 16, 17]

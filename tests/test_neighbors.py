@@ -211,22 +211,18 @@ def test_large_sets_are_searched_approximately_unless_told_otherwise(monkeypatch
     assert searches[2] == "answers"
 
 
-def test_a_gpu_compares_all_pairs_of_larger_sets(monkeypatch, searches):
-    monkeypatch.setattr(module, "LARGEST_EXACT", 1000)
-    monkeypatch.setattr(module, "LARGEST_EXACT_ON_GPU", 3000)
-    on_cpu = module.most_similar
+def test_a_gpu_whose_memory_is_full_leaves_the_search_to_the_cpu(monkeypatch):
     asked = []
 
-    def on_device(queries, unit, count, device):
+    def too_much(queries, unit, count, device):
         asked.append(device.type)
-        return on_cpu(queries, unit, count, torch.device("cpu"))
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(module, "most_similar", on_device)
-    device = torch.device("cuda")
-    find_neighbors(clustered(3000, 16), 3, device=device)
-    assert searches == ["search_all"] and asked == ["cuda"]
-    find_neighbors(clustered(3001, 16), 3, device=device)
-    assert searches[1] == "answers"
+    monkeypatch.setattr(exact, "_by_products", too_much)
+    features = gaussian(30, 4)
+    found = find_neighbors(features, 3, device=torch.device("cuda"))
+    assert asked == ["cuda"]
+    np.testing.assert_array_equal(found.indices, find_neighbors(features, 3).indices)
 
 
 @pytest.mark.parametrize("count", [1, 7, 25, 40])

@@ -149,24 +149,30 @@ def test_a_pretext_that_was_not_trained_leaves_its_time_to_the_others(fit):
     assert fit(20, "scan", ScanConfig(run="mine", minutes=10)).epochs == 4
 
 
-def test_the_time_that_the_first_script_took_to_open_the_images_is_kept_for_the_later_ones(
-    plan, monkeypatch
-):
-    config = SimCLRConfig(run="mine", minutes=10)
-    _, quick = plan(1_000, "simclr", config)
-    monkeypatch.setattr(TrainingSession, "seconds", property(lambda _: 30.0))
-    session, slow = plan(1_000, "simclr", config)
-    assert session.start_up == 30
-    # Three more scripts take 30 s, in the place of 3, and the pretext 0.6 of what is left.
-    assert quick.seconds - slow.seconds == pytest.approx(0.6 * (30 + 3 * 27), abs=0.5)
+@pytest.mark.parametrize(("minutes", "expected"), [(None, 4), (1, 8)])
+def test_a_trial_holds_the_views_of_several_batches(monkeypatch, tmp_path, minutes, expected):
+    """Three batches of ten images share theirs: their making is part of what is measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Hardware, "images_at_once", lambda *_: 30)
+    config = SelfLabelConfig(run="mine", minutes=minutes, batch_size=10)
+    session = TrainingSession(config, "selflabel", choose_hardware("cpu"))
+    taken = []
+
+    def steps(model, batches, **_):
+        for rows, _ in batches:
+            taken.append(len(rows))
+            yield Step(len(rows), {})
+
+    planning.plan(steps, {"model": torch.nn.Linear(1, 1)}, black_images(40), config, session)
+    assert taken == expected * [10]
 
 
 def test_no_smaller_batches_where_they_take_as_long(fit, monkeypatch):
     config = ScanConfig(run="mine", minutes=1, batch_size=256)
     assert fit(100, "scan", config).batch_size == 64
-    monkeypatch.setattr(Hardware, "fewest_images", lambda *_: 128)
+    monkeypatch.setattr(Hardware, "images_at_once", lambda *_: 128)
     assert fit(100, "scan", config).batch_size == 128
-    monkeypatch.setattr(Hardware, "fewest_images", lambda *_: 1024)
+    monkeypatch.setattr(Hardware, "images_at_once", lambda *_: 1024)
     assert fit(100, "scan", config).batch_size == 256
 
 

@@ -255,8 +255,8 @@ def test_a_plain_neighbor_is_seen_as_it_is_and_its_image_in_a_strong_view(pixels
 def test_scan_learns_the_same_where_views_of_several_batches_are_made_at_once(
     monkeypatch, pixels, plain
 ):
-    def losses(fewest_images):
-        monkeypatch.setattr(Hardware, "fewest_images", lambda *_: fewest_images)
+    def losses(images_at_once):
+        monkeypatch.setattr(Hardware, "images_at_once", lambda *_: images_at_once)
         model = classifier()
         config = ScanConfig(clusters=3, augment=PLAIN_VIEW, plain_neighbors=plain)
         pairs = [torch.tensor([[0, 1], [2, 3]]), torch.tensor([[4, 5, 6], [7, 8, 9]])] * 2
@@ -452,8 +452,8 @@ def test_a_step_without_a_pseudo_label_changes_nothing(monkeypatch, pixels):
 def test_self_labelling_learns_the_same_where_views_of_several_batches_are_made_at_once(
     monkeypatch, pixels
 ):
-    def logits(fewest_images):
-        monkeypatch.setattr(Hardware, "fewest_images", lambda *_: fewest_images)
+    def logits(images_at_once):
+        monkeypatch.setattr(Hardware, "images_at_once", lambda *_: images_at_once)
         model = classifier()
         plain = {"weak_augment": PLAIN_VIEW, "strong_augment": PLAIN_VIEW}
         config = SelfLabelConfig(threshold=0.3, **plain)

@@ -27,7 +27,7 @@ from src_py.run.schedule import Schedule, Step
 from src_py.run.stages import PRETEXTS, STAGES, chain, evidence_looks
 from src_py.run.training_stage import TrainingStage
 
-START_UP = 3.0  # s that a script takes before it trains, at least; measured in the first
+START_UP = 3.0  # s that a script takes before it does anything, at least; measured in the first
 EXIT = 1.0  # s that Python takes to start and to end
 HEADS_SHARE = 0.3  # of what is left to scan.py, at most, for heads alone on stored features
 LOOK = 0.2  # of the time of an epoch of training: two whole views, forward and backward
@@ -38,7 +38,7 @@ TRIAL_SECONDS = 4.0  # at most, where the speed is measured
 TRIAL_SHARE = 0.01  # of the minutes
 AVERAGE_SHARE = 0.1  # of the steps that a moving average may look back on, at most
 FEWEST_STEPS = 2000  # with fewer, smaller batches learn more from the same images
-SMALLEST_BATCH = 64  # that more steps are made of, on a CPU
+SMALLEST_BATCH = 64  # that more steps are made of
 SMALLEST_THAT_TRAINS = 2  # images: batch statistics need more than one
 LIBRARIES_MAP = 2**28  # bytes, at most, that kernels and threads take besides the tensors
 # The pretext's epochs, as a multiple of those that its measured speed allows: where a load goes
@@ -73,7 +73,6 @@ def plan(
         MemoryError: when it does not suffice for the libraries.
     """
     _require_room_for_libraries()
-    session.start_up = session.seconds  # a later script opens the same images
     world = session.hardware.world
     schedule = asked_for(config, len(images), head_epochs)
     least = SMALLEST_THAT_TRAINS * world.size
@@ -108,8 +107,10 @@ def plan(
         look *= 2 / config.whole_views
     if is_decoding:  # each image once, where a step has decoded so many for each
         look = max(look, 1 / rows_per_image)
-    views = config.views_of_image if isinstance(config, SimCLRConfig) else rows_per_image
-    smallest = max(SMALLEST_BATCH, session.hardware.fewest_images(images.image_size) // views)
+    views, side = rows_per_image, images.image_size
+    if isinstance(config, SimCLRConfig):
+        views, side = config.views_of_image, config.view_size(side)
+    smallest = max(SMALLEST_BATCH, session.hardware.images_at_once(side) // views)
     fitted = fit_minutes(schedule, config.minutes, seconds, look, config, session, smallest)
     return world.of_the_first(fitted)
 
@@ -142,13 +143,13 @@ def fit_minutes(
     look: float,
     config: TrainingConfig,
     session: TrainingStage,
-    smallest_batch: int = SMALLEST_BATCH,
+    smallest_batch: int,
 ) -> Schedule:
     """The schedule that ends within the stage's share of the minutes.
 
     Args:
         look: at all images, without training: how much of the time of an epoch it takes.
-        smallest_batch: that more steps may be made of; a step of a smaller one takes as long.
+        smallest_batch: that more steps may be made of.
     """
     stage, images = session.stage, schedule.images
     epoch_seconds = seconds_per_image * images
@@ -297,10 +298,12 @@ def _seconds_per_image(
                 part.compile()
     generator = session.generator(epoch=-2)
     drawn = shuffled_batches(len(images), batch_size, generator)
+    # The views of so many batches are made before the first step, and tell nothing of the speed.
+    first = -(-hardware.images_at_once(images.image_size) // (rows_per_image * len(drawn[0])))
+    enough = first + TRIAL_STEPS - 1 if config.minutes is None else TRIAL_STEPS * first
+    drawn *= -(-enough // len(drawn))
     if config.minutes is None:
-        drawn = drawn[:TRIAL_STEPS]
-    if len(drawn) < TRIAL_STEPS:
-        drawn *= TRIAL_STEPS
+        drawn = drawn[:enough]
     if rows_per_image > 1:
         drawn = [torch.stack(rows_per_image * [rows]) for rows in drawn]
     batches = images.batches(drawn)
@@ -309,9 +312,10 @@ def _seconds_per_image(
     context = {"generator": generator, "config": config, "hardware": hardware}
     started, seen = time.monotonic(), 0
     for number, step in enumerate(steps(**trial, batches=batches, **context)):
-        if number == 0:  # also sets up caches and kernels
-            wait_for(session.hardware.device)
-            started = time.monotonic()
+        if number < first:  # the first of all also sets up caches and kernels
+            if number == first - 1:
+                wait_for(session.hardware.device)
+                started = time.monotonic()
             continue
         # The device is not waited for: a training does not wait for it either.
         seen += step.images

@@ -37,7 +37,7 @@ class TrainingStage:
         self.files, self.stage, self.hardware = files, stage, hardware
         self._seed = seed
         self._started = time.monotonic() if started is None else started
-        self.start_up = self.seconds  # until it could begin
+        self.start_up = self.seconds
         self._ends: tuple[float, float] | None = None  # training's first and last of `seconds`
 
     @property
