@@ -10,14 +10,13 @@ from configs.bounds import BOUNDS, as_flag, parse_numbers, shortened
 from configs.presets import BEST_RECIPE, PAPER_RECIPE
 from src_py.run.errors import UserError
 
-PUBLISHED_RATE = ["--optimizer", "sgd", "--learning-rate", "0.4"]  # presets may have Muon's
 # What is taken away from the recipe 'best', exchanged or changed in it: options of each script.
 # {clusters} is the preset's number of them, {twice} twice as many.
 VARIANTS = {
     "moco": {},  # moco.py in the place of simclr.py
     "compact": {"simclr": ["--backbone", "compact", "--optimizer", "muon"]},
-    "sgd": {"simclr": ["--backbone", "compact", *PUBLISHED_RATE]},
-    "resnet18": {"simclr": ["--backbone", "resnet18", *PUBLISHED_RATE]},
+    "sgd": {"simclr": ["--backbone", "compact", "--optimizer", "sgd"]},
+    "resnet18": {"simclr": ["--backbone", "resnet18", "--optimizer", "sgd"]},
     "muon": {"simclr": ["--backbone", "resnet18", "--optimizer", "muon"]},
     "two-views": {"simclr": ["--views", "2", "--view-side", "1"]},
     "uneven": {"scan": ["--evenness", "0.85"]},

@@ -173,6 +173,14 @@ def test_tables_hold_every_measured_set(tmp_path):
     texts = render(tmp_path)
     assert "| digits | compact | 3 | 1 | 0.500 " in texts[tmp_path / "results" / "README.md"]
     assert texts[tmp_path / "README.md"] == short
+    described = tmp_path / "results" / "minutes" / "cifar10" / "60" / "compact" / "seed0"
+    described.mkdir(parents=True)
+    shutil.copy2(seed / "evaluation.json", described)
+    texts = render(tmp_path)
+    row = "| [minutes/cifar10/60](results/minutes/cifar10/60/table.md) | compact | 1 | 0.500 "
+    assert row in texts[tmp_path / "README.md"]
+    assert "## minutes/cifar10" not in texts[tmp_path / "results" / "README.md"]
+    assert "| cifar10 | compact | 60 | 1 | 0.500 " in texts[tmp_path / "results" / "README.md"]
 
 
 def digits_scores():

@@ -3,8 +3,9 @@
     python -m src_py.research.tables
 
 Writes results/<set>/table.md, and what stands between the markers <!-- results --> and <!-- end -->
-in README.md (a row for each set and recipe) and in results/README.md (every score). Accuracy
-against minutes (minutes_plot) has a table and a picture there, once it is measured.
+in README.md (a row for each set and recipe, and for the minutes that ABOUT has) and in
+results/README.md (every score). Accuracy against minutes (minutes_plot) has a table and a picture
+there, once it is measured.
 """
 
 from pathlib import Path
@@ -15,7 +16,8 @@ from src_py.research.minutes_plot import FOLDER, as_section, read_budgets, write
 PROJECT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- results -->\n", "<!-- end -->"
 
-# What the figures of a set are, in the order of the tables. A set that is not here comes last.
+# What the figures of a set are, in the order of the tables. A set that is not here comes last, and
+# minutes that are not here have no row in README.md.
 ABOUT = {
     "digits": "Scikit-learn's digits, 1,437 to train on and 360 held out, at 16 px, "
     "`make demo` on one CPU thread (`make results-digits`).",
@@ -31,8 +33,9 @@ ABOUT = {
     "fashion_mnist": "Fashion-MNIST at 20 px and width 16, `--minutes 30` on one CPU thread "
     "(`make results-fashion-mnist`).",
     "minutes/cifar10/60": "CIFAR-10 re-encoded as JPEG (quality 75), so not CIFAR-10 to the bit, "
-    "at 24 px, `--minutes 60` on one CPU thread (`make results-minutes`).",
-    "minutes/cifar10/30": "The same with `--minutes 30`.",
+    "at 24 px and width 32, `--minutes 60` on one CPU thread (`make results-minutes`); `compact` "
+    "is `best` there.",
+    "minutes/cifar10/30": "Likewise, `--minutes 30`.",
     "cifar10-jpeg-h200": "The same at 32 px and width 64, 5.5 minutes of an H200.",
     "flowers12": "Twelve kinds of flowers, 720 photos and 240 held out, reduced to 160 px from a "
     "part of Oxford Flowers, `--init efficientnet_lite0` (`make results-photos`).",
@@ -48,7 +51,7 @@ HEADER = """\
 
 
 def measured_sets(results: Path) -> list[str]:
-    """The names of the folders of `results` that hold scores, in the order of ABOUT."""
+    """The folders of `results` that hold scores: those of ABOUT, in its order, and other sets."""
     scores = "*/seed*/evaluation.json"
     measured = {path.parents[2].name for path in results.glob(f"*/{scores}")}
     described = [name for name in ABOUT if any((results / name).glob(scores))]
