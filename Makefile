@@ -171,7 +171,7 @@ SETS ?= digits fashion_mnist $(if $(DATA),cifar10)
 minutes_digits := --preset digits
 minutes_fashion_mnist = --preset fashion_mnist $(if $(FASHION),--data "$(FASHION)")
 minutes_cifar10 = --preset cifar10 --data "$(or $(DATA),$(error make results-minutes: say which folder has CIFAR-10: DATA=cifar10))"
-small_fashion_mnist := --width 16 --image-size 20
+small_fashion_mnist := --image-size 20
 small_cifar10 = --width $$(awk "BEGIN { print ($$minutes < 30) ? 16 : 32 }") --image-size 24
 results-minutes: MINUTES ?= 3 10 30 60
 results-minutes: $(VENV)/installed

@@ -18,9 +18,9 @@ FOLDER = RESULTS / "minutes"
 PICTURE = "accuracy.png"  # in FOLDER
 SETS = ("digits", "fashion_mnist", "cifar10")  # the order of the panels; others come last
 ABOUT = (
-    "ACC on the test split within so many minutes for all four stages, at width 16, CIFAR-10 from "
-    "thirty minutes on at 32: digits at 16 px, Fashion-MNIST at 20, CIFAR-10 at 24 "
-    "(`make results-minutes`); the picture has the device."
+    "ACC on the test split within so many minutes for all four stages, at width 16, Fashion-MNIST "
+    "and CIFAR-10 from thirty minutes on at 32: digits at 16 px, Fashion-MNIST at 20, CIFAR-10 at "
+    "24 (`make results-minutes`); the picture has the device."
 )
 NUMBER = re.compile(r"\d+(\.\d+)?")
 SCORED = ("k-means on the features", "scan", "selflabel", "worst selflabel")
