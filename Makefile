@@ -162,8 +162,8 @@ results-photos: $(VENV)/installed
 	    results/trashnet/*/*/contact_sheet.png  # whose photos are not ours to pass on
 
 # Accuracy against minutes, for the four stages together, of both networks, and of the compact one by SGD, to
-# results/minutes/<set>/<minutes>/ and a picture; on one thread with OMP_NUM_THREADS=1. With all of the minutes it takes 16 hours a seed; what is
-# done is not done again, and SETS=digits MINUTES="3 10" takes a part of it:
+# results/minutes/<set>/<minutes>/ and a picture; on one thread with OMP_NUM_THREADS=1. With all of the minutes
+# it takes 16 hours a seed; what is done is not done again, and SETS=digits MINUTES="3 10" takes a part of it:
 # make results-minutes DATA=<folder with train/<class>/ and test/<class>/> SEEDS=0,1
 # Fashion-MNIST is downloaded, or read from the folder FASHION.
 VARIANTS ?= compact,resnet18,sgd

@@ -15,7 +15,8 @@ ROWS_AT_ONCE = 2**12  # on a device, where 8,192 queries have 128 MiB of product
 def most_similar(
     queries: np.ndarray, unit: np.ndarray, count: int, device: torch.device
 ) -> np.ndarray:
-    """
+    """Of all rows, those that are most similar to each query.
+
     Args:
         queries: (Q, D) float32 rows of length 1, as those of `unit`, (N, D).
         count: of rows that are wanted for each query.
