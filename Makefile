@@ -127,7 +127,7 @@ results-side-by-side: $(VENV)/installed
 	$(BIN)/python -m src_py.research.digit_folders split out/digits-tree
 	OMP_NUM_THREADS=1 $(BIN)/python ablation.py --preset cifar10 --data out/digits-tree --device cpu \
 	    --recipes paper,best --variants resnet18,strong-neighbors --seeds 0,1,2 --out results/side-by-side \
-	    --simclr="--image-size 16 --channels 3 --width 16 --epochs 20 --batch-size 128" \
+	    --simclr="--image-size 16 --channels 3 --width 16 --epochs 20 --batch-size 128 --precision float32" \
 	    --scan="--epochs 10 --batch-size 128 --learning-rate 1e-3" \
 	    --selflabel="--epochs 10 --batch-size 250 --threshold 0.9 --learning-rate 1e-4"
 

@@ -34,7 +34,7 @@ def main(config: EvaluateConfig) -> None:
     settings = load_settings(files, config.data)
     root = None if settings.root is None else Path(settings.root)
     pretext = files.made(files.output("simclr"), "simclr")
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     encoder = hardware.place(load_contrastive(pretext).backbone)
     classifiers = {
         stage: load_clustering(files.made(files.output(stage), stage))

@@ -36,7 +36,7 @@ def main(config: ExtractFeaturesConfig) -> None:
 
     files = config.files
     claim(files, config.data)
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     settings = load_settings(files, config.data)
     (pretext,) = files.inputs("extract_features")
     model = hardware.place(load_contrastive(pretext))

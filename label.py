@@ -118,7 +118,7 @@ def merged_by_neighbors(
             f"--merge-to {merge_to}: there are {len(groups)} clusters, what is merged "
             f"already counted as one"
         )
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     classifier = open_classifier(choose_classifier(files), hardware)
     settings = load_settings(files, config.data)
     images = open_mined(files, settings, hardware, config.loading)
@@ -165,7 +165,7 @@ def opened_run(config: LabelConfig) -> tuple["Labelling", "ServedImages", dict[s
     from src_py.run.hardware import choose_hardware
 
     files = config.files
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     classifier = open_classifier(of_run.choose_classifier(files), hardware)
     settings = load_settings(files, config.data)
     images = open_mined(files, settings, hardware, config.loading)

@@ -25,7 +25,7 @@ def main(config: MoCoConfig) -> None:
     from src_py.training_loops import train_moco
 
     claim(config.files, None if config.restart else config.data, begins_run=True)
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     config = settle_network(config, hardware)
     session = TrainingSession(config, "moco", hardware, started=STARTED)
     if session.is_finished:

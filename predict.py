@@ -52,7 +52,7 @@ def main(config: PredictConfig) -> None:
         raise UserError("no image and no folder named: python predict.py --run RUN PATH...")
     files, out = config.files, config.out
     checkpoint = choose_classifier(files)
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     earlier: dict[Path, Prediction] = {}
     paths: list[Path] = []
     if hardware.world.is_first:

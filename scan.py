@@ -26,7 +26,7 @@ def main(config: ScanConfig) -> None:
 
     files = config.files
     claim(files, config.data)
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     settings = run_images.load_settings(files, config.data)
     pretext, *_ = inputs = files.inputs("scan")
     session = TrainingSession(config, "scan", hardware, inputs, started=STARTED)

@@ -30,7 +30,7 @@ def main(config: SelfLabelConfig) -> None:
 
     files = config.files
     claim(files, config.data)
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     settings = run_images.load_settings(files, config.data)
     scan, *_ = inputs = files.inputs("selflabel")
     session = TrainingSession(config, "selflabel", hardware, inputs, started=STARTED)

@@ -32,7 +32,7 @@ def main(config: SimCLRConfig) -> None:
     from src_py.training_loops import train_simclr
 
     claim(config.files, None if config.restart else config.data, begins_run=True)
-    hardware = choose_hardware(config.device)
+    hardware = choose_hardware(config.device, config.precision)
     config = settle_network(config, hardware)
     session = TrainingSession(config, "simclr", hardware, started=STARTED)
     if session.is_finished:

@@ -39,6 +39,14 @@ class DeviceOption:
 
 
 @dataclass(frozen=True)
+class NetworkOptions(DeviceOption):
+    """Of the scripts that compute a network."""
+
+    precision: Literal["auto", "float32"] = "auto"
+    """auto: bfloat16 where the device computes it faster; simclr.py's choice is the run's"""
+
+
+@dataclass(frozen=True)
 class LoadingOption:
     loading: Literal["auto", "resident", "streamed"] = "auto"
     """keep a folder's decoded images in memory, or decode them as they are needed; auto: by size"""
@@ -50,7 +58,7 @@ class SeedOption:
 
 
 @dataclass(frozen=True)
-class TrainingConfig(SeedOption, LoadingOption, DeviceOption, RunConfig):
+class TrainingConfig(SeedOption, LoadingOption, NetworkOptions, RunConfig):
     """Options of the stages that train."""
 
     recipe: Literal["best", "paper"] = BEST_RECIPE

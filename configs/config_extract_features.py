@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.base_config import DeviceOption, LoadingOption, RunConfig
+from configs.base_config import LoadingOption, NetworkOptions, RunConfig
 from src_py.augmentation import CROPPED_VIEW, Augmentation
 
 
 @dataclass(frozen=True)
-class ExtractFeaturesConfig(LoadingOption, DeviceOption, RunConfig):
+class ExtractFeaturesConfig(LoadingOption, NetworkOptions, RunConfig):
     neighbors: int = 20  # nearest neighbors of each image, itself excluded
     features: Literal["backbone", "projection"] = "backbone"  # layer whose output is searched
     components: int = 0

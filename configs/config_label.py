@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tyro.conf import UseAppendAction
 
-from configs.base_config import DeviceOption, LoadingOption, RunConfig
+from configs.base_config import LoadingOption, NetworkOptions, RunConfig
 from configs.bounds import shortened
 from src_py.run.errors import UserError
 
@@ -12,7 +12,7 @@ MOST_DIGITS = 9  # of a cluster's number
 
 
 @dataclass(frozen=True)
-class LabelConfig(LoadingOption, DeviceOption, RunConfig):
+class LabelConfig(LoadingOption, NetworkOptions, RunConfig):
     merge: UseAppendAction[tuple[str, ...]] = ()  # clusters that are one: 3,7 (may be repeated)
     name: UseAppendAction[tuple[str, ...]] = ()  # of a cluster: 3=cat (may be repeated)
     merge_to: int | None = None

@@ -6,12 +6,12 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from configs.base_config import DeviceOption, LoadingOption, RunConfig
+from configs.base_config import LoadingOption, NetworkOptions, RunConfig
 from src_py.run.errors import UserError
 
 
 @dataclass(frozen=True)
-class PredictConfig(LoadingOption, DeviceOption, RunConfig):
+class PredictConfig(LoadingOption, NetworkOptions, RunConfig):
     paths: Positional[tuple[Path, ...]] = ()  # images, and folders of images
     out: Path = Path("out")  # folder for predictions.csv, skipped.csv and all else that is written
     batch_size: int = 256  # images a step

@@ -230,6 +230,15 @@ def test_what_a_run_settled_is_told_as_its_own(origins):
     assert origins("scan", "--run", "mine", "--restart")["clusters"] == "default"
 
 
+@pytest.mark.parametrize("script", ["extract_features", "scan", "selflabel"])
+def test_later_stages_compute_as_precisely_as_the_first(command_line, script):
+    write_data(RunFiles("mine"), {"root": None}, precision="float32")
+    assert command_line(script, "--run", "mine").precision == "float32"
+    assert command_line(script, "--run", "mine", "--precision", "auto").precision == "auto"
+    write_data(RunFiles("mine"), {"root": None})  # as earlier versions did
+    assert command_line(script, "--run", "mine").precision == "auto"
+
+
 def test_minutes_that_the_first_stage_was_given_since_count(command_line):
     """A stage whose inputs have changed begins again, in the time that the run has now."""
     remembered = {"preset": "digits", "recipe": "best", "minutes": 9.0}

@@ -44,6 +44,19 @@ def test_autocast_follows_the_precision():
     assert product.dtype == (hardware.precision or torch.float32)
 
 
+def test_float32_that_is_asked_for_is_kept_everywhere():
+    try:
+        hardware = choose_hardware("cpu", "float32")
+        with hardware.autocast():
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == torch.float32 and str(hardware).endswith("float32")
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+    finally:
+        choose_hardware("cpu")
+    assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+
+
 def test_compiling_changes_neither_outputs_nor_names():
     plain = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
     compiled = copy.deepcopy(plain)

@@ -118,7 +118,8 @@ def settle_images(
 
 def settled(config: SimCLRConfig, settings: DataSettings, opened: OpenedImages) -> dict[str, Any]:
     """What the run remembers for its later stages, in data.json, once its first one has begun."""
-    remembered = {name: getattr(config, name) for name in ("preset", "recipe", "minutes")}
+    names = ("preset", "recipe", "minutes", "precision")
+    remembered = {name: getattr(config, name) for name in names}
     return remembered | {"settings": asdict(settings), "images": image_state(opened)}
 
 

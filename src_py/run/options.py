@@ -326,9 +326,10 @@ def _layers(
     yield f"preset {chosen['preset']}", preset.stage(script, PAPER_RECIPE)
     yield f"recipe {recipe}", preset.stage(script, recipe)
     begins_again = script in PRETEXTS and early.restart
-    minutes = (_settled_or_none(files, script, begins_again) or {}).get("minutes")
+    settled = _settled_or_none(files, script, begins_again) or {}
+    minutes = settled.get("minutes")
     if script not in PRETEXTS:
-        yield "run", {"minutes": minutes}
+        yield "run", {"minutes": minutes, "precision": settled.get("precision", "auto")}
     stored = None if early.restart or script not in STAGES else files.begun(script)
     if stored is None:
         return

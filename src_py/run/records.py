@@ -140,7 +140,8 @@ DATA = Schema(
         "minutes": or_none(is_number),
         "settings": SETTINGS,
         "images": IMAGES,
-    }
+    },
+    {"precision": lambda value: value in ("auto", "float32")},
 )
 SCHEDULE = Schema(
     {
