@@ -51,7 +51,7 @@ class SimCLRConfig(TrainingConfig):
     image_size: int | None = None
     """side in px (default: the preset's, or chosen from the images; with --init, the weights')"""
     channels: Literal[1, 3] | None = None  # grey or colour (default: the preset's, else colour)
-    use_unlabelled: bool = False  # also train on the unlabelled part, where a set has one (STL-10)
+    use_unlabelled: bool = False  # also train on the unlabelled part that STL-10 has
     augment: Augmentation = SIMCLR_VIEW  # one random view
 
     def __post_init__(self) -> None:

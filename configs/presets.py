@@ -104,7 +104,7 @@ SMALL_GREY: Stages = {
 # From heads that are trained already, a gentler network training does more, and in fewer epochs.
 # Plain neighbors have not been tried with these views, which are milder than SCAN's strong one.
 SMALL_GREY_BEST: Stages = {
-    "simclr": {"backbone": "compact", "optimizer": "muon", "epochs": 40},
+    "simclr": {"backbone": "compact", "optimizer": "muon", "width": 32, "epochs": 25},
     "extract_features": {"components": 64},
     "scan": {"epochs": 10, "learning_rate": 3e-4, "mutual": True, "plain_neighbors": False},
     "selflabel": {"epochs": 10, "learning_rate": 3e-4},
@@ -131,6 +131,7 @@ FOLDER: Stages = {
 
 STL10_VIEW = Augmentation(flip=0.5, strong_ops=4, cutout=1 / 3)
 STL10: Stages = {
+    "simclr": {"use_unlabelled": True},
     "scan": {"epochs": 100, "augment": STL10_VIEW},
     "selflabel": {"epochs": 100, "strong_augment": STL10_VIEW},
 }

@@ -288,7 +288,7 @@ def choose_by_views(information: dict[str, float], guard: bool, say: Callable[[s
         guard: whether scan.py's classifier may be chosen.
     """
     told = (
-        f"selflabel: in strong views, its clusters tell {information['selflabel']:.3f} nats of a "
+        f"selflabel: in random views, its clusters tell {information['selflabel']:.3f} nats of a "
         f"neighbor's, those that it was given {information['scan']:.3f}"
     )
     if information["selflabel"] >= information["scan"]:

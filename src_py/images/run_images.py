@@ -109,7 +109,9 @@ def settle_images(
     mean, std = _statistics(preset, channels, opened.read)
     settings = replace(draft, mean=mean, std=std, ranges=opened.read.ranges)
     loader = opened.loader
-    if config.use_unlabelled:
+    if config.use_unlabelled and source == "folder":
+        print("images: of a folder, no unlabelled part is known; its training images are used")
+    elif config.use_unlabelled:
         loader = _with_unlabelled(config.files, settings, loader, hardware)
     if hardware.world.is_first:
         _report(config.files, settings, opened)
