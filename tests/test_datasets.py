@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.presets import PRESETS
 from src_py import datasets
 from src_py.datasets import SOURCES, choose_image_size, load_images
 from src_py.images import folders
@@ -460,6 +461,15 @@ def test_stl10_has_an_unlabelled_split(tmp_path):
     assert labels.tolist() == [9, 0] and (classes[9], classes[0]) == ("truck", "airplane")
     assert load_labels("stl10", tmp_path, "unlabelled", loaded.names) is None
     assert load_images("stl10", tmp_path, "train", 32, 3).images.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "best"])
+def test_only_stl10_s_pretext_sees_unlabelled_images(recipe):
+    """As the authors' simclr.py does (split 'train+unlabeled')."""
+    see_them = {
+        name for name in PRESETS if PRESETS[name].stage("simclr", recipe).get("use_unlabelled")
+    }
+    assert see_them == {"stl10"}
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -240,14 +240,20 @@ def test_a_folder_without_a_readable_image_is_told_in_one_line(run_script, tmp_p
     assert [row["path"] for row in rows] == ["1.png", "2.jpg"]
 
 
-def test_a_first_stage_that_fails_leaves_the_run_as_it_was(run_script, photo_folder, tmp_path):
-    run = ("--data", photo_folder, "--run", "mine", "--width", "4", *TINY)
+def test_a_first_stage_that_fails_leaves_the_run_as_it_was(run_script, tmp_path):
+    run = ("--preset", "digits", "--run", "mine", "--width", "4", *TINY)
     run_script("simclr.py", *run)
     before = (tmp_path / "ckp" / "mine" / "data.json").read_bytes()
     again = ("--restart", "--image-size", "8", "--use-unlabelled")
     assert "no unlabelled part" in run_script("simclr.py", *run, *again, status=2).stderr
     assert (tmp_path / "ckp" / "mine" / "data.json").read_bytes() == before
     assert "finished already" in run_script("simclr.py", *run).stdout
+
+
+def test_a_folder_seen_as_stl10_needs_no_unlabelled_part(run_script, photo_folder):
+    run = ("--preset", "stl10", "--data", photo_folder, "--run", "mine", "--image-size", "16")
+    told = run_script("simclr.py", *run, "--width", "4", *TINY).stdout
+    assert "no unlabelled part is known" in told
 
 
 def test_what_evaluate_leaves_out_is_told(run_script, photo_folder, tmp_path):
