@@ -104,7 +104,7 @@ SMALL_GREY: Stages = {
 # From heads that are trained already, a gentler network training does more, and in fewer epochs.
 # Plain neighbors have not been tried with these views, which are milder than SCAN's strong one.
 SMALL_GREY_BEST: Stages = {
-    "simclr": {"backbone": "compact", "optimizer": "muon", "width": 32, "epochs": 25},
+    "simclr": {"backbone": "compact", "optimizer": "muon", "epochs": 40},
     "extract_features": {"components": 64},
     "scan": {"epochs": 10, "learning_rate": 3e-4, "mutual": True, "plain_neighbors": False},
     "selflabel": {"epochs": 10, "learning_rate": 3e-4},

@@ -63,7 +63,7 @@ def origins(parsed):
 def test_no_arguments_mean_the_digits(command_line):
     config = command_line("simclr")
     assert (config.run, config.preset, config.data) == ("digits", "digits", None)
-    assert config.width == PRESETS["digits"].best["simclr"]["width"]
+    assert config.width == PRESETS["digits"].stages["simclr"]["width"]
 
 
 def test_command_line_overrides_the_preset(command_line):

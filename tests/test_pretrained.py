@@ -356,7 +356,7 @@ WIDTHS = {  # options, device -> width
     "published": ({"recipe": "paper"}, "cpu", 64),
     "on a GPU": ({"backbone": "compact"}, "cuda", 64),
     "ResNet-18": ({"backbone": "resnet18"}, "cpu", 64),
-    "the preset's": (PRESETS["digits"].stage("simclr", "paper"), "cpu", 16),
+    "the preset's": (PRESETS["digits"].stage("simclr", "best"), "cpu", 16),
     "said": ({"width": 48}, "cpu", 48),
 }
 
