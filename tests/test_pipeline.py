@@ -240,8 +240,8 @@ def test_a_folder_without_a_readable_image_is_told_in_one_line(run_script, tmp_p
     assert [row["path"] for row in rows] == ["1.png", "2.jpg"]
 
 
-def test_a_first_stage_that_fails_leaves_the_run_as_it_was(run_script, tmp_path):
-    run = ("--preset", "digits", "--run", "mine", "--width", "4", *TINY)
+def test_a_first_stage_that_fails_leaves_the_run_as_it_was(run_script, photo_folder, tmp_path):
+    run = ("--data", photo_folder, "--run", "mine", "--width", "4", *TINY)
     run_script("simclr.py", *run)
     before = (tmp_path / "ckp" / "mine" / "data.json").read_bytes()
     again = ("--restart", "--image-size", "8", "--use-unlabelled")

@@ -109,7 +109,7 @@ def settle_images(
     mean, std = _statistics(preset, channels, opened.read)
     settings = replace(draft, mean=mean, std=std, ranges=opened.read.ranges)
     loader = opened.loader
-    if config.use_unlabelled and source == "folder":
+    if config.use_unlabelled and source != preset.source:
         print("images: of a folder, no unlabelled part is known; its training images are used")
     elif config.use_unlabelled:
         loader = _with_unlabelled(config.files, settings, loader, hardware)
